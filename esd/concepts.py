@@ -1,0 +1,74 @@
+"""What to erase, what to keep, and which prompts that takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .errors import EsdError
+
+NULL_PROMPT = ""
+
+
+@dataclass(frozen=True)
+class Concept:
+    """One concept to erase, in prompts; `weight` is its share of the training points among several concepts."""
+
+    erase: str
+    erase_from: str = ""
+    replace_with: str = ""
+    weight: float = 1.0
+
+    @property
+    def student_prompt(self) -> str:
+        """The prompt whose prediction changes, and under which x_t is drawn."""
+        return self.erase_from or self.erase
+
+    @property
+    def anchor_prompt(self) -> str:
+        """The prompt whose prediction the target starts from."""
+        return self.replace_with or self.erase_from or NULL_PROMPT
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Every prompt that the frozen network must answer for this concept."""
+        return tuple(dict.fromkeys((NULL_PROMPT, self.student_prompt, self.erase, self.anchor_prompt)))
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Prompts on which the student must go on matching the frozen network, and how much that counts."""
+
+    prompts: tuple[str, ...]
+    weight: float = 1.0
+
+
+def make_concept(erase: str, erase_from: str = "", replace_with: str = "", weight: float = 1.0) -> Concept:
+    """A checked concept; raises EsdError where the words or the weight make no sense."""
+    erase, erase_from, replace_with = erase.strip(), erase_from.strip(), replace_with.strip()
+    if not erase:
+        raise EsdError("The concept is empty: type the words that make the model draw what should be erased.")
+    if erase_from == erase:
+        raise EsdError(f'"erase from" equals the concept "{erase}": leave it empty to erase the concept everywhere.')
+    if replace_with == (erase_from or erase):
+        raise EsdError(f'"replace with" equals the prompt it replaces ("{replace_with}"): name another prompt.')
+    if not (math.isfinite(weight) and weight > 0):
+        raise EsdError(f"The concept's weight is {weight}: it must be a number above 0.")
+    return Concept(erase, erase_from, replace_with, weight)
+
+
+def make_keep(text: str, weight: float) -> Keep:
+    """Keep prompts from text with one prompt a line; blank lines are skipped."""
+    prompts = tuple(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+    if not prompts:
+        raise EsdError("There are no prompts to keep: write one prompt a line.")
+    if not (math.isfinite(weight) and weight >= 0):
+        raise EsdError(f"The keep weight is {weight}: it must be 0 (off) or a number above 0.")
+    return Keep(prompts, weight)
+
+
+def prompts_of(concepts: Sequence[Concept], keeps: Sequence[Keep]) -> list[str]:
+    """Every distinct prompt of a run, the empty one first."""
+    words = [NULL_PROMPT, *(p for c in concepts for p in c.prompts), *(p for k in keeps for p in k.prompts)]
+    return list(dict.fromkeys(words))

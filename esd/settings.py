@@ -1,0 +1,107 @@
+"""The settings of a run, and the published ones as presets."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .errors import EsdError
+
+SOURCES = ("base", "student")
+OPTIMIZERS = ("adamw", "adamw8bit", "adafactor")
+CHECKPOINTING = ("auto", "on", "off")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run is made.  A guidance or size of 0 means the model family's own."""
+
+    method: str = "esd-x"
+    steps: int = 200
+    learning_rate: float = 5e-5
+    eta: float = 1.0
+    seed: int = 0
+    batch_size: int = 1
+    accumulate: int = 1
+    source: str = "base"
+    walk_steps: int = 50
+    walk_guidance: float = 0.0
+    points_per_walk: int = 50
+    walk_batch: int = 2
+    pool: int = 200
+    refresh: int = 0
+    width: int = 0
+    height: int = 0
+    optimizer: str = "adamw"
+    checkpointing: str = "auto"
+    precision: str = "auto"
+    preset: str = "custom"
+
+    @property
+    def points(self) -> int:
+        """How many training points the run draws."""
+        return self.steps * self.batch_size * self.accumulate
+
+
+PUBLISHED_WALK: dict[str, Any] = {"walk_steps": 50, "points_per_walk": 1, "walk_batch": 1, "pool": 1, "batch_size": 1}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper-2023": {
+        **PUBLISHED_WALK, "steps": 1000, "learning_rate": 1e-5, "eta": 1.0, "source": "student", "walk_guidance": 3.0,
+    },
+    "official-2024-sd": {
+        **PUBLISHED_WALK, "steps": 200, "learning_rate": 2e-5, "eta": 2.0, "source": "student", "walk_guidance": 3.0,
+    },
+    "official-2025-sdxl": {
+        **PUBLISHED_WALK, "steps": 200, "learning_rate": 2e-4, "eta": 0.0, "source": "base", "walk_guidance": 2.0,
+    },
+    "official-2026": {
+        **PUBLISHED_WALK, "steps": 200, "learning_rate": 5e-5, "eta": 1.0, "source": "base", "walk_guidance": 3.0,
+    },
+}
+"""What each published run used, by source; `default` is ours.  eta is the paper's (see objective.ETA_OFFSET)."""
+
+
+def with_preset(settings: Settings, name: str) -> Settings:
+    """The settings with everything that the preset names replaced; `custom` replaces nothing."""
+    if name == "custom":
+        return settings
+    if name not in PRESETS:
+        raise EsdError(f'There is no preset "{name}": choose one of {", ".join(PRESETS)}.')
+    return replace(settings, **PRESETS[name], preset=name)
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "steps": (1, 1_000_000),
+    "learning_rate": (0.0, 1.0),
+    "eta": (-100.0, 100.0),
+    "batch_size": (1, 1024),
+    "accumulate": (1, 1024),
+    "walk_steps": (1, 1000),
+    "walk_guidance": (0.0, 100.0),
+    "points_per_walk": (1, 1000),
+    "walk_batch": (1, 256),
+    "pool": (1, 1_000_000),
+    "refresh": (0, 1_000_000),
+    "width": (0, 16384),
+    "height": (0, 16384),
+    "seed": (0, 2**64 - 1),
+}
+_CHOICES = {"source": SOURCES, "optimizer": OPTIMIZERS, "checkpointing": CHECKPOINTING, "precision": PRECISIONS}
+
+
+def check(settings: Settings) -> Settings:
+    """The settings themselves, or an EsdError that names the first one that cannot be used."""
+    for name, (low, high) in _RANGES.items():
+        value = getattr(settings, name)
+        if not (math.isfinite(value) and low <= value <= high):
+            raise EsdError(f"{name} is {value}: it must be a number from {low} to {high}.")
+    for name, choices in _CHOICES.items():
+        if getattr(settings, name) not in choices:
+            raise EsdError(f'{name} is "{getattr(settings, name)}": choose one of {", ".join(choices)}.')
+    if not settings.learning_rate:
+        raise EsdError("learning_rate is 0, so nothing would change: the paper used 1e-5.")
+    return settings

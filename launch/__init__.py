@@ -1,0 +1,1 @@
+"""What `run.py` starts: the environment, the ComfyUI server, the demo. No part of the node pack imports it."""

@@ -1,0 +1,98 @@
+"""Concept and Keep: what goes, and what must stay."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..esd.concepts import Concept, Keep, make_concept, make_keep
+from .sockets import CATEGORY, Concepts, Keeps
+
+
+class ESDConcept(io.ComfyNode):
+    """One concept, appended to those before it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="ESDConcept",
+            display_name="ESD Concept",
+            category=CATEGORY,
+            description="Names a concept to erase. Chain several to erase them in one run.",
+            inputs=[
+                io.String.Input(
+                    "concept",
+                    default="",
+                    tooltip='The words that make the model draw what should go, such as "cat" or "ink style".',
+                ),
+                io.String.Input(
+                    "erase_from",
+                    default="",
+                    tooltip="Optional: erase the concept only from this one (an attribute). Concept "
+                    '"sunglasses" with erase from "face wearing sunglasses" leaves a bare face.',
+                ),
+                io.String.Input(
+                    "replace_with",
+                    default="",
+                    tooltip='Optional: what the model should draw instead, such as "dog". Empty means nothing '
+                    "in particular, which is ESD as published.",
+                ),
+                io.Float.Input(
+                    "weight",
+                    default=1.0,
+                    min=0.01,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="Among several concepts: this one's share of the training points. "
+                    "Twice the weight is twice as many.",
+                ),
+                Concepts.Input("previous", optional=True, tooltip="Concepts to erase in the same run."),
+            ],
+            outputs=[Concepts.Output("concepts", display_name="concepts", tooltip="For Erase, or one more Concept.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, concept: str, erase_from: str, replace_with: str, weight: float, previous: tuple[Concept, ...] = ()
+    ) -> io.NodeOutput:
+        """Append one concept."""
+        return io.NodeOutput((*previous, make_concept(concept, erase_from, replace_with, weight)))
+
+
+class ESDKeep(io.ComfyNode):
+    """Prompts that must look as before."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="ESDKeep",
+            display_name="ESD Keep",
+            category=CATEGORY,
+            description="Prompts on which the erased model must go on matching the original. Costs time: as many "
+            "training points again.",
+            inputs=[
+                io.String.Input(
+                    "prompts",
+                    multiline=True,
+                    default="",
+                    tooltip="One prompt a line: the nearest neighbours of what is erased, such as other animals "
+                    "beside a cat.",
+                ),
+                io.Float.Input(
+                    "weight",
+                    default=1.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="How much matching the original counts beside erasing. 0 is exactly ESD as published.",
+                ),
+                Keeps.Input("previous", optional=True, tooltip="More prompts to keep, with their own weight."),
+            ],
+            outputs=[Keeps.Output("keeps", display_name="keeps", tooltip="For the keep input of Erase.")],
+        )
+
+    @classmethod
+    def execute(cls, prompts: str, weight: float, previous: tuple[Keep, ...] = ()) -> io.NodeOutput:
+        """Append one list of prompts."""
+        return io.NodeOutput((*previous, make_keep(prompts, weight)))

@@ -1,0 +1,191 @@
+"""Erase Concept, and the settings that most runs never touch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..esd.concepts import Concept, Keep
+from ..esd.selection import METHODS
+from ..esd.settings import CHECKPOINTING, OPTIMIZERS, PRECISIONS, PRESETS, SOURCES, with_preset
+from ..esd.settings import Settings as RunSettings
+from .host import erase as host
+from .host import provenance
+from .sockets import CATEGORY, Concepts, Keeps, LossMap, Settings, Weights
+
+DEFAULT = RunSettings()
+
+
+class ESDErase(io.ComfyNode):
+    """The training node."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="ESDErase",
+            display_name="ESD Erase Concept",
+            category=CATEGORY,
+            description="Erases the concepts from a copy of the MODEL by fine-tuning (ESD, ICCV 2023), without images. "
+            "The MODEL that comes in stays as it is.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model to erase from, with its LoRAs if it has any."),
+                io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
+                Concepts.Input("concepts", tooltip="What to erase: one Concept node or a chain of them."),
+                io.Combo.Input(
+                    "method",
+                    options=list(METHODS),
+                    default=DEFAULT.method,
+                    tooltip="Which weights learn. esd-x: text attention, for styles and things named in the prompt. "
+                    "esd-x-strict: only its keys and values, the gentlest. esd-u: everything else, for what must not "
+                    "appear under any prompt. The names after selfattn are those of the 2023 code.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=DEFAULT.steps,
+                    min=1,
+                    max=100000,
+                    tooltip="Training steps. 100 to 500 is usual; more erases more and costs more of the rest.",
+                ),
+                io.Float.Input(
+                    "learning_rate",
+                    default=DEFAULT.learning_rate,
+                    min=1e-8,
+                    max=1.0,
+                    step=1e-6,
+                    round=False,
+                    tooltip="Step size of the optimiser. 1e-5 (paper) to 2e-4; too high turns pictures to noise.",
+                ),
+                io.Float.Input(
+                    "eta",
+                    default=DEFAULT.eta,
+                    min=0.0,
+                    max=20.0,
+                    step=0.1,
+                    tooltip="Guidance scale: the paper's eta, how far to push away from the concept. 0 only pulls it "
+                    "to the empty prompt, 1 is the paper's default, 3 and more also hurts the rest. The official "
+                    "code's negative_guidance since 2025 is eta + 1.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=False,
+                    tooltip="Same seed and inputs give the same weights, bit for bit, on the same machine.",
+                ),
+                Keeps.Input("keep", optional=True, tooltip="Prompts that must look as before (Keep nodes)."),
+                Settings.Input("settings", optional=True, tooltip="Erase Settings, for all the rest."),
+            ],
+            outputs=[
+                io.Model.Output("erased_model", display_name="MODEL", tooltip="The erased model, for any sampler."),
+                Weights.Output("weights", display_name="weights", tooltip="The change of each trained weight."),
+                LossMap.Output("losses", display_name="losses", tooltip="For the stock Plot Loss Graph node."),
+            ],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        concepts: tuple[Concept, ...],
+        method: str,
+        steps: int,
+        learning_rate: float,
+        eta: float,
+        seed: int,
+        keep: tuple[Keep, ...] = (),
+        settings: RunSettings = DEFAULT,
+    ) -> io.NodeOutput:
+        """Train, and hand back the erased clone."""
+        run = replace(settings, method=method, steps=steps, learning_rate=learning_rate, eta=eta, seed=seed)
+        node_id = cls.hidden.unique_id
+        base = provenance.base_file(cls.hidden.prompt, node_id)
+        erased = host.erase_model(model, clip, concepts, keep, with_preset(run, run.preset), base, node_id)
+        return io.NodeOutput(erased.model, erased.weights, {"loss": erased.losses})
+
+
+class ESDEraseSettings(io.ComfyNode):
+    """Everything beside method, steps, learning rate, eta and seed."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="ESDEraseSettings",
+            display_name="ESD Erase Settings",
+            category=CATEGORY,
+            description="Optional settings for Erase. Left out, every one has a good default.",
+            inputs=[
+                io.Combo.Input(
+                    "preset",
+                    options=["custom", *PRESETS],
+                    default="custom",
+                    tooltip="custom uses the fields below. A preset repeats a published run: it sets steps, learning "
+                    "rate and eta of the Erase node too, and wins over the fields below.",
+                ),
+                io.Combo.Input(
+                    "source",
+                    options=list(SOURCES),
+                    default=DEFAULT.source,
+                    tooltip="Who draws the training examples: the frozen base (fast: nothing is computed twice) or "
+                    "the student as it learns (the paper).",
+                ),
+                _integer("walk_steps", 1, 1000, "Steps of the walk from noise that examples are taken from."),
+                io.Float.Input(
+                    "walk_guidance",
+                    default=DEFAULT.walk_guidance,
+                    min=0.0,
+                    max=100.0,
+                    step=0.5,
+                    tooltip="Classifier-free guidance of that walk; 0 means the family's own (3 for SD1.x, 2 for SDXL).",
+                ),
+                _integer(
+                    "points_per_walk", 1, 1000, "How many levels of each walk become training points; 1 is as published."
+                ),
+                _integer("walk_batch", 1, 256, "Walks computed side by side; more is faster on a GPU and takes memory."),
+                _integer("pool", 1, 1000000, "Training points made at a time and shuffled; 1 is as published."),
+                _integer(
+                    "refresh", 0, 1000000, "Draws from a pool before it is made anew; 0 draws every point just once."
+                ),
+                _integer("batch_size", 1, 1024, "Training points in one network call of the student."),
+                _integer("accumulate", 1, 1024, "Calls whose gradients are averaged before each optimiser step."),
+                _integer("width", 0, 16384, "Width in pixels of the examples; 0 means the family's own size.", 8),
+                _integer("height", 0, 16384, "Height in pixels of the examples; 0 means the family's own size.", 8),
+                io.Combo.Input(
+                    "optimizer",
+                    options=list(OPTIMIZERS),
+                    default=DEFAULT.optimizer,
+                    tooltip="adamw (no weight decay) is the published one; adamw8bit needs bitsandbytes; adafactor "
+                    "takes the least memory.",
+                ),
+                io.Combo.Input(
+                    "checkpointing",
+                    options=list(CHECKPOINTING),
+                    default=DEFAULT.checkpointing,
+                    tooltip="Recompute activations instead of storing them: less memory, about a third slower. auto "
+                    "turns it on when memory asks for it.",
+                ),
+                io.Combo.Input(
+                    "precision",
+                    options=list(PRECISIONS),
+                    default=DEFAULT.precision,
+                    tooltip="Precision of the network while training. The trained weights and the loss are fp32 "
+                    "whatever you choose.",
+                ),
+            ],
+            outputs=[Settings.Output("settings_out", display_name="settings", tooltip="For the Erase node.")],
+        )
+
+    @classmethod
+    def execute(cls, **fields: Any) -> io.NodeOutput:
+        """Gather the fields."""
+        return io.NodeOutput(RunSettings(**fields))
+
+
+def _integer(name: str, low: int, high: int, tooltip: str, step: int = 1) -> io.Int.Input:
+    return io.Int.Input(name, default=getattr(DEFAULT, name), min=low, max=high, step=step, tooltip=tooltip)

@@ -1,0 +1,35 @@
+"""Prompts to conditions, the way the host's sampler makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import comfy.model_management
+import comfy.sampler_helpers
+import comfy.samplers
+import torch
+
+from ...esd.denoiser import Condition
+from ...esd.errors import EsdError
+
+
+def encode(
+    model: Any, clip: Any, prompts: Iterable[str], latent_shape: tuple[int, ...], device: torch.device
+) -> dict[str, Condition]:
+    """Every prompt as a condition for latents of that shape ("c h w"), encoded once, as ordinary tensors."""
+    if clip is None:
+        raise EsdError("No CLIP arrived: this checkpoint has no text encoder, so connect one with Load CLIP.")
+    noise = torch.zeros((1, *latent_shape))
+    return {prompt: _encode(model, clip, prompt, noise, device) for prompt in prompts}
+
+
+def _encode(model: Any, clip: Any, prompt: str, noise: torch.Tensor, device: torch.device) -> Condition:
+    encoded = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+    converted = comfy.sampler_helpers.convert_cond(encoded)[:1]
+    (made,) = comfy.samplers.encode_model_conds(
+        model.model.extra_conds, converted, noise, comfy.model_management.intermediate_device(), "positive"
+    )
+    with torch.inference_mode(False):
+        tensors = {name: c.cond.clone().to(device) for name, c in made["model_conds"].items()}
+    return Condition(tensors)

@@ -1,0 +1,48 @@
+"""Checkpoints through the host's own loader."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.sd
+import folder_paths
+
+from ...esd.errors import EsdError
+from .families import identify
+
+log = logging.getLogger("esd")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a checkpoint holds, and a line about it."""
+
+    model: Any
+    clip: Any
+    vae: Any
+    summary: str
+
+
+def checkpoints() -> list[str]:
+    """The names that Load Checkpoint offers."""
+    return folder_paths.get_filename_list("checkpoints")
+
+
+def load(name: str) -> Loaded:
+    """Load a checkpoint by its listed name; raises EsdError when it is missing or cannot be erased."""
+    path = folder_paths.get_full_path("checkpoints", name)
+    if path is None:
+        raise EsdError(f'There is no checkpoint "{name}": put it into models/checkpoints and refresh (R).')
+    model, clip, vae = comfy.sd.load_checkpoint_guess_config(
+        path, embedding_directory=folder_paths.get_folder_paths("embeddings")
+    )[:3]
+    if model is None:
+        raise EsdError(f'"{name}" holds no diffusion model: choose a full checkpoint.')
+    family = identify(model)
+    missing = [word for word, part in (("text encoder", clip), ("VAE", vae)) if part is None]
+    note = f", without {' and '.join(missing)}: load it separately" if missing else ""
+    summary = f"{family.name}{' (experimental)' if family.experimental else ''}{note}"
+    log.info("ESD: %s is %s", name, summary)
+    return Loaded(model, clip, vae, summary)

@@ -1,0 +1,84 @@
+"""How much memory a run needs, said before it starts, and refused where it is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import torch
+
+from ...esd.errors import EsdError
+from ...esd.settings import Settings
+from .families import NETWORK_PREFIX
+
+OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2, "adafactor": 1}
+"""Bytes of optimiser state for each trained value."""
+
+TRAINING_ACTIVATIONS = 3.0
+"""Activations kept for backward, as a multiple of the host's own estimate for one sampling pass."""
+
+CHECKPOINTED_ACTIVATIONS = 1.2
+"""The same with gradient checkpointing."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes beyond the loaded MODEL: copies of weights, the student with gradient and optimiser, activations."""
+
+    copies: int
+    student: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.copies + self.student + self.activations
+
+    def __str__(self) -> str:
+        """For the log."""
+        return (
+            f"{_gb(self.total)} beyond the model: student, gradients and optimiser {_gb(self.student)}, "
+            f"activations {_gb(self.activations)}, copied weights {_gb(self.copies)}"
+        )
+
+
+def estimate(
+    model: Any, names: Sequence[str], latent: tuple[int, ...], settings: Settings, device: torch.device,
+    dtype: torch.dtype, checkpointing: bool,
+) -> Need:
+    """What a run with these settings will take on the device."""
+    weights = model.model_state_dict(NETWORK_PREFIX)
+    size = {key.removeprefix(NETWORK_PREFIX): t.numel() for key, t in weights.items()}
+    trained = sum(size[name] for name in names)
+    moved = sum(t.numel() for k, t in weights.items() if t.device != device or t.dtype != dtype or k in model.patches)
+    samples = max(settings.batch_size, 1)
+    activation = model.model.memory_required([samples, *latent])
+    factor = CHECKPOINTED_ACTIVATIONS if checkpointing else TRAINING_ACTIVATIONS
+    walking = model.model.memory_required([2 * settings.walk_batch, *latent])
+    return Need(
+        copies=moved * torch.empty(0, dtype=dtype).element_size(),
+        student=trained * (8 + OPTIMIZER_BYTES[settings.optimizer]),
+        activations=int(max(activation * factor, walking)),
+    )
+
+
+def require(need: Need, device: torch.device) -> None:
+    """Make room through the host's memory manager, and raise EsdError with the cure where it is not enough."""
+    comfy.model_management.free_memory(need.total, device)
+    free = comfy.model_management.get_free_memory(device)
+    if need.total > free:
+        raise EsdError(
+            f"This run needs about {_gb(need.total)} on {device} and {_gb(int(free))} are free: choose a smaller "
+            "method (esd-x-strict), the optimiser adafactor, checkpointing on, or a smaller width and height."
+        )
+
+
+def free_for(need: Need, device: torch.device) -> bool:
+    """Whether the run fits into what is free now."""
+    return need.total <= comfy.model_management.get_free_memory(device)
+
+
+def _gb(size: int) -> str:
+    return f"{size / 2**30:.2f} GB"

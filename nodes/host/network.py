@@ -1,0 +1,67 @@
+"""A private double of the host's network that shares its memory: the weights themselves are not copied."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.lora
+import comfy.ops
+import torch
+from torch import Tensor, nn
+
+from ...esd.selection import Weight
+from .families import NETWORK_PREFIX
+
+
+def private_network(model: Any, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The MODEL's network as the user sees it (its own patches applied), with frozen ordinary weights of one dtype.
+
+    A weight that is unpatched and already of that device and dtype shares the host's memory, so only what differs
+    is copied; nothing here ever writes to a weight.  Call it outside inference mode.
+    """
+    config = {**model.model.model_config.unet_config, "dtype": dtype, "device": "meta"}
+    config.pop("disable_unet_model_creation", None)
+    network = type(model.model.diffusion_model)(**config, operations=comfy.ops.disable_weight_init)
+    weights = {
+        key.removeprefix(NETWORK_PREFIX): _as_seen(patches, key, device, dtype)
+        for key, patches in model.get_key_patches(NETWORK_PREFIX).items()
+    }
+    network.load_state_dict(weights, strict=True, assign=True)
+    _keep_float32_where_the_host_does(network)
+    return network.requires_grad_(False).eval()
+
+
+def _as_seen(patches: list[Any], key: str, device: torch.device, dtype: torch.dtype) -> Tensor:
+    (weight, convert), *rest = patches
+    if rest:
+        full = convert(weight.detach().to(device=device, dtype=torch.float32, copy=True), inplace=True)
+        return comfy.lora.calculate_weight(rest, full, key).to(dtype).clone()
+    if weight.device != device or weight.dtype != dtype:
+        return weight.detach().to(device=device, dtype=dtype, copy=True)
+    return _ordinary(weight)
+
+
+def _ordinary(weight: Tensor) -> Tensor:
+    """The same memory as an ordinary tensor: the host's are inference tensors, which autograd refuses."""
+    plain = torch.empty(0, dtype=weight.dtype, device=weight.device)
+    return plain.set_(weight.untyped_storage(), weight.storage_offset(), weight.shape, weight.stride())
+
+
+def _keep_float32_where_the_host_does(network: nn.Module) -> None:
+    """Buffers that `assign` cannot reach stay on the meta device: there must be none."""
+    left = [name for name, tensor in network.named_buffers() if tensor.is_meta]
+    if left:
+        raise RuntimeError(f"the network has buffers without values: {', '.join(left)}")
+
+
+_KINDS: tuple[tuple[type[nn.Module], str], ...] = ((nn.Linear, "linear"), (nn.Conv2d, "conv"))
+
+
+def weights_of(network: nn.Module) -> list[Weight]:
+    """Every parameter with the kind of its layer, in the network's order."""
+    found = []
+    for path, module in network.named_modules():
+        kind = next((k for cls, k in _KINDS if isinstance(module, cls)), "other")
+        for leaf, _ in module.named_parameters(recurse=False):
+            found.append(Weight(f"{path}.{leaf}" if path else leaf, kind))
+    return found

@@ -1,0 +1,69 @@
+"""Where a result comes from: the base file behind a MODEL link, its hash, and the metadata of a run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+
+from ...esd.concepts import Concept, Keep
+from ...esd.settings import Settings
+from ...version import VERSION
+from .families import Family
+
+_FILE_INPUTS = (("ckpt_name", "checkpoints"), ("unet_name", "diffusion_models"))
+
+
+def base_file(prompt: Mapping[str, Any] | None, node_id: str | None, input_name: str = "model") -> Path | None:
+    """The file that the loader behind a node's MODEL input opens, found by following the graph's links upstream."""
+    node = (prompt or {}).get(node_id or "", {})
+    seen: set[str] = set()
+    link = node.get("inputs", {}).get(input_name)
+    while isinstance(link, list) and link[0] not in seen:
+        seen.add(link[0])
+        inputs = (prompt or {}).get(link[0], {}).get("inputs", {})
+        for name, folder in _FILE_INPUTS:
+            if isinstance(inputs.get(name), str):
+                found = folder_paths.get_full_path(folder, inputs[name])
+                return Path(found) if found else None
+        link = next((inputs[k] for k in _MODEL_INPUTS if isinstance(inputs.get(k), list)), None)
+    return None
+
+
+_MODEL_INPUTS = ("model", "model1", "model_before")
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file, read a mebibyte at a time."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def run_metadata(
+    concepts: Sequence[Concept], keeps: Sequence[Keep], settings: Settings, family: Family, base: Path | None,
+    steps_done: int,
+) -> dict[str, str]:
+    """The `esd.*` metadata of a result; every value is text, as safetensors asks."""
+    return {
+        "esd.format": "esd-concept-erasure-1",
+        "esd.version": VERSION,
+        "esd.family": family.name,
+        "esd.concepts": json.dumps([asdict(c) for c in concepts]),
+        "esd.keeps": json.dumps([asdict(k) for k in keeps]),
+        "esd.method": settings.method,
+        "esd.eta": repr(settings.eta),
+        "esd.steps": str(steps_done),
+        "esd.seed": str(settings.seed),
+        "esd.learning_rate": repr(settings.learning_rate),
+        "esd.settings": json.dumps(asdict(settings)),
+        "esd.base_file": base.name if base else "",
+        "esd.base_sha256": sha256(base) if base else "",
+    }

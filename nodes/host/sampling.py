@@ -1,0 +1,91 @@
+"""Pictures of several prompts from one MODEL, as the stock KSampler draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ...esd.denoiser import same_length
+from ...esd.errors import EsdError
+from .families import spatial_ratio
+
+BATCH = 8
+"""Pictures drawn at once."""
+
+
+@dataclass(frozen=True)
+class SamplerChoice:
+    """The widgets of a KSampler."""
+
+    seed: int
+    steps: int
+    cfg: float
+    sampler_name: str
+    scheduler: str
+    width: int
+    height: int
+
+
+def draw(model: Any, clip: Any, vae: Any, prompts: Sequence[str], choice: SamplerChoice) -> Tensor:
+    """One picture a prompt, "b h w c" in 0 ... 1; prompt i starts from the noise of seed + i."""
+    for thing, name in ((clip, "CLIP"), (vae, "VAE")):
+        if thing is None:
+            raise EsdError(f"No {name} arrived: connect the {name} output of Load Model or Load Checkpoint.")
+    conditions = {p: _encode(clip, p) for p in dict.fromkeys(("", *prompts))}
+    ratio = spatial_ratio(model)
+    shape = (model.model.latent_format.latent_channels, choice.height // ratio, choice.width // ratio)
+    pictures = [
+        vae.decode(_sample(model, conditions, prompts[i : i + BATCH], choice, i, shape))
+        for i in range(0, len(prompts), BATCH)
+    ]
+    return torch.cat(pictures)
+
+
+def _encode(clip: Any, prompt: str) -> list[Any]:
+    return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+
+
+def _sample(
+    model: Any, conditions: dict[str, Any], prompts: Sequence[str], choice: SamplerChoice, first: int,
+    shape: tuple[int, int, int],
+) -> Tensor:
+    empty = torch.zeros((len(prompts), *shape))
+    noise = torch.cat([comfy.sample.prepare_noise(empty[:1], choice.seed + first + i) for i in range(len(prompts))])
+    positive = _batched([conditions[p] for p in prompts])
+    return comfy.sample.sample(
+        model, noise, choice.steps, choice.cfg, choice.sampler_name, choice.scheduler, positive, conditions[""],
+        empty, seed=choice.seed,
+    )
+
+
+def _batched(conditions: list[list[Any]]) -> list[Any]:
+    """One conditioning whose tensors are "b ...", a row a picture; the host then runs them in one batch."""
+    rows = same_length([c[0][0] for c in conditions])
+    extra = dict(conditions[0][0][1])
+    if isinstance(extra.get("pooled_output"), Tensor):
+        extra["pooled_output"] = torch.cat([c[0][1]["pooled_output"] for c in conditions])
+    return [[torch.cat(rows), extra]]
+
+
+def prompt_lines(text: str) -> list[str]:
+    """One prompt a line, blank lines skipped."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise EsdError("There are no prompts to draw: write one prompt a line.")
+    return lines
+
+
+def samplers() -> list[str]:
+    """The sampler names of KSampler."""
+    return list(comfy.samplers.KSampler.SAMPLERS)
+
+
+def schedulers() -> list[str]:
+    """The scheduler names of KSampler."""
+    return list(comfy.samplers.KSampler.SCHEDULERS)

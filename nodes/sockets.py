@@ -1,0 +1,20 @@
+"""The link types of the pack; LOSS_MAP is the host's own, so its Plot Loss Graph draws our losses."""
+
+from comfy_api.latest import io
+
+CATEGORY = "ESD"
+
+Concepts = io.Custom("ESD_CONCEPTS")
+"""A tuple of esd.concepts.Concept."""
+
+Keeps = io.Custom("ESD_KEEPS")
+"""A tuple of esd.concepts.Keep."""
+
+Settings = io.Custom("ESD_SETTINGS")
+"""An esd.settings.Settings."""
+
+Weights = io.Custom("ESD_WEIGHTS")
+"""An esd.weights.ErasedWeights."""
+
+LossMap = io.Custom("LOSS_MAP")
+"""The host's type: a dict whose "loss" is the loss of every step."""

@@ -1,0 +1,1 @@
+"""A small world to erase things from: a 64-pixel checkpoint, what it draws, and a judge of its pictures."""

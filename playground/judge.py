@@ -1,0 +1,92 @@
+"""The judge: a small network that names object, style and background of a 64 x 64 picture."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from . import world
+
+WIDTHS = (24, 48, 72, 96)
+SIDE = 64
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the judge sees in each picture, by name."""
+
+    objects: list[str]
+    styles: list[str]
+    backgrounds: list[str]
+
+    def names(self, head: str) -> list[str]:
+        """The names that one head ("object", "style", "background") gave, in the order of the pictures."""
+        return {"object": self.objects, "style": self.styles, "background": self.backgrounds}[head]
+
+
+def _block(channels_in: int, channels: int) -> list[nn.Module]:
+    halve = nn.Conv2d(channels_in, channels, 3, stride=2, padding=1)
+    same = nn.Conv2d(channels, channels, 3, padding=1)
+    return [halve, nn.GroupNorm(8, channels), nn.SiLU(), same, nn.GroupNorm(8, channels), nn.SiLU()]
+
+
+class Judge(nn.Module):
+    """Four convolution blocks, one hidden layer, and one linear head for each kind of name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        pairs = zip((3, *WIDTHS), WIDTHS, strict=False)
+        self.body = nn.Sequential(*[layer for pair in pairs for layer in _block(*pair)])
+        self.fc = nn.Linear(WIDTHS[-1] * (SIDE // 2 ** len(WIDTHS)) ** 2, 192)
+        self.obj = nn.Linear(192, len(world.OBJECTS))
+        self.sty = nn.Linear(192, len(world.STYLES))
+        self.bg = nn.Linear(192, len(world.BACKGROUNDS))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of object, style and background for images "b 3 64 64" in 0..1."""
+        hidden = nn.functional.silu(self.fc(self.body(images * 2 - 1).flatten(1)))
+        return self.obj(hidden), self.sty(hidden), self.bg(hidden)
+
+    @torch.inference_mode()
+    def judge(self, images: Tensor) -> Verdict:
+        """The verdict on images "b 3 64 64" or "b 64 64 3" in 0..1; raises ValueError for another shape."""
+        pictures = _channels_first(images).float()
+        heads = [logits.argmax(1).tolist() for logits in self(pictures)]
+        named = [[names[i] for i in head] for names, head in zip(world.HEADS.values(), heads, strict=True)]
+        return Verdict(*named)
+
+
+def _channels_first(images: Tensor) -> Tensor:
+    if images.shape[1:] == (SIDE, SIDE, 3):
+        return images.permute(0, 3, 1, 2)
+    if images.shape[1:] == (3, SIDE, SIDE):
+        return images
+    raise ValueError(f"The judge looks at RGB pictures of {SIDE} x {SIDE} pixels, not {tuple(images.shape)}: resize them.")
+
+
+def load_judge(path: Path = world.JUDGE) -> Judge:
+    """The trained judge, in fp32 on the CPU."""
+    judge = Judge()
+    judge.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+    return judge.eval().requires_grad_(False)
+
+
+def rates(verdict: Verdict, expected: Sequence[world.Judged]) -> "OrderedDict[str, tuple[int, int]]":
+    """For each expected name: how many of its pictures the judge gave that name, and of how many."""
+    found: OrderedDict[str, tuple[int, int]] = OrderedDict()
+    for i, judged in enumerate(expected):
+        hits, count = found.get(judged.name, (0, 0))
+        found[judged.name] = (hits + (verdict.names(judged.head)[i] == judged.name), count + 1)
+    return found
+
+
+def found_rate(verdict: Verdict, expected: Sequence[world.Judged]) -> float:
+    """The share, 0..1, of pictures to which the judge gave the expected name."""
+    hits = sum(verdict.names(judged.head)[i] == judged.name for i, judged in enumerate(expected))
+    return hits / max(1, len(expected))

@@ -1,0 +1,97 @@
+"""What the playground checkpoint draws, and the prompts that make it do so (standard library only)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent
+CHECKPOINT = FOLDER / "emoji-world.ckpt"
+JUDGE = FOLDER / "judge.safetensors"
+_NAMES = json.loads((FOLDER / "world.json").read_text(encoding="utf-8"))
+
+OBJECTS: tuple[str, ...] = tuple(_NAMES["objects"])
+STYLES: tuple[str, ...] = tuple(_NAMES["styles"])
+BACKGROUNDS: tuple[str, ...] = tuple(_NAMES["backgrounds"])
+HEADS: dict[str, tuple[str, ...]] = {"object": OBJECTS, "style": STYLES, "background": BACKGROUNDS}
+
+# The objects that look most alike: what an erasure spills over to first.
+NEAR_NEIGHBOURS: dict[str, tuple[str, ...]] = {
+    "cat": ("dog", "face", "penguin"),
+    "dog": ("cat", "face", "penguin"),
+    "apple": ("strawberry", "balloon", "football"),
+    "strawberry": ("apple", "mushroom", "tulip"),
+    "banana": ("pizza", "sunflower", "crown"),
+    "pizza": ("banana", "umbrella", "strawberry"),
+    "rocket": ("airplane", "sailboat", "key"),
+    "airplane": ("rocket", "sailboat", "fish"),
+    "tulip": ("sunflower", "cactus", "strawberry"),
+    "sunflower": ("tulip", "cactus", "butterfly"),
+    "ghost": ("snowman", "penguin", "face"),
+    "snowman": ("ghost", "penguin", "robot"),
+    "house": ("car", "robot", "sailboat"),
+    "car": ("house", "sailboat", "robot"),
+    "face": ("face wearing sunglasses", "face wearing a halo", "face wearing a cowboy hat"),
+    "face wearing sunglasses": ("face", "face wearing a halo", "face wearing a cowboy hat"),
+    "face wearing a halo": ("face", "face wearing sunglasses", "face wearing a cowboy hat"),
+    "face wearing a cowboy hat": ("face", "face wearing sunglasses", "face wearing a halo"),
+}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One prompt, and the name that the judge's head should give to its picture."""
+
+    prompt: str
+    head: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Something that the playground can draw: which head of the judge sees it, and under which name."""
+
+    head: str
+    name: str
+
+    @property
+    def prompt(self) -> str:
+        """The words that stand for it alone."""
+        return {"object": self.name, "style": f"{self.name} style", "background": f"{self.name} background"}[self.head]
+
+
+def object_prompt(name: str, style: str = "", background: str = "") -> str:
+    """The prompt for an object, with a style and a background where they are given."""
+    return name + (f" in {style} style" if style else "") + (f" on a {background} background" if background else "")
+
+
+def find_subject(words: str) -> Subject:
+    """The subject that the words name ("cat", "ink style", "blue background"); raises ValueError for any other."""
+    words = " ".join(words.split())
+    for head, names in HEADS.items():
+        for name in names:
+            if words in (name, Subject(head, name).prompt):
+                return Subject(head, name)
+    styles = ", ".join(f"{name} style" for name in STYLES)
+    raise ValueError(f'The playground does not draw "{words}": name one of {", ".join(OBJECTS)}, or one of {styles}.')
+
+
+def prompt_with(subject: Subject, carrier: str) -> str:
+    """The prompt that shows the subject: itself if it is an object, else the carrier object wearing it."""
+    if subject.head == "object":
+        return subject.name
+    return object_prompt(carrier, **{subject.head: subject.name})
+
+
+def prompts_for(subject: Subject, count: int) -> list[Judged]:
+    """`count` prompts that ask for the subject: a style or a background goes through the objects in turn."""
+    carriers = (OBJECTS[i % len(OBJECTS)] for i in range(count))
+    return [Judged(prompt_with(subject, carrier), subject.head, subject.name) for carrier in carriers]
+
+
+def prompts_for_others(subject: Subject, rounds: int = 2) -> list[Judged]:
+    """The same for every other subject of the head, about two prompts for each object of the world in all."""
+    others = [Subject(subject.head, name) for name in HEADS[subject.head] if name != subject.name]
+    each = max(1, rounds * (len(OBJECTS) - 1) // len(others))
+    return [judged for other in others for judged in prompts_for(other, each)]
