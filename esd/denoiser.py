@@ -70,7 +70,7 @@ class Denoiser(Protocol):
         """The noise levels of a walk of that many steps, high to low, and a last 0: "steps + 1"."""
 
     def pure_noise(self, noise: Tensor, sigma: Tensor) -> Tensor:
-        """The x at the first level of a walk that starts from standard normal noise."""
+        """The x at the first level ("b") of walks that start from standard normal noise, "b c h w"."""
 
     def difference(self) -> dict[str, Tensor]:
         """Student minus base by name, float32, on the CPU."""

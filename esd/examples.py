@@ -43,8 +43,11 @@ class Lesson:
         return (self.anchor, self.erase, NULL_PROMPT) if self.eta else (self.anchor,)
 
 
-def lesson(concept: Concept, eta: float) -> Lesson:
+def lesson(concept: Concept, settings: Settings) -> Lesson:
     """The walk and target of a concept (paper eq. 7)."""
+    eta = settings.eta
+    if concept.erase_from and settings.eta_erase_from is not None:
+        eta = settings.eta_erase_from
     return Lesson(concept.student_prompt, concept.anchor_prompt, concept.erase, eta)
 
 
@@ -81,8 +84,9 @@ class Pool:
         """Yield `total` examples; the pool is made anew when `refresh` of them (0: all, once) have been drawn."""
         left = self.total
         while left > 0:
-            points = self._fill(min(left, self.settings.pool) if not self.settings.refresh else self.settings.pool)
-            draws = min(self.settings.refresh or len(points), left)
+            size, refresh = self.settings.pool_size, self.settings.refresh
+            points = self._fill(size if refresh else min(left, size))
+            draws = min(refresh or len(points), left)
             for index in self._order(len(points), draws):
                 yield points[index]
             left -= draws
@@ -94,18 +98,63 @@ class Pool:
         return order[:draws]
 
     def _fill(self, wanted: int) -> list[Example]:
-        per_walk = min(self.settings.points_per_walk, self.settings.walk_steps)
-        points: list[Example] = []
-        while len(points) < wanted:
-            walks = min(self.settings.walk_batch, -(-(wanted - len(points)) // per_walk))
-            points += self._harvest(walks, per_walk)
-        return points[:wanted]
+        # no more points of one walk than leave every lesson a walk of its own
+        fair = max(1, wanted // len(self.lessons))
+        per_walk = min(self.settings.points_per_walk, self.settings.walk_steps, fair)
+        lessons = self._draw_lessons(-(-wanted // per_walk))
+        batches = [lessons[i : i + self.settings.walk_batch] for i in range(0, len(lessons), self.settings.walk_batch)]
+        return [example for batch in batches for example in self._harvest(batch, per_walk)][:wanted]
 
-    def _harvest(self, walks: int, per_walk: int) -> list[Example]:
-        lessons = [self.lessons[i] for i in torch.multinomial(self.shares, walks, True, generator=self.generator)]
-        noise = torch.randn((walks, *self.denoiser.latent_shape), generator=self.generator)
-        levels = [torch.randperm(self.settings.walk_steps, generator=self.generator)[:per_walk] for _ in lessons]
-        return harvest(self.denoiser, self.conditions, lessons, noise, levels, self.sigmas, self.settings)
+    def _draw_lessons(self, walks: int) -> list[Lesson]:
+        """Draw by share, each lesson as often as its share asks to within one walk (systematic sampling)."""
+        edges = self.shares.cumsum(0) / self.shares.sum()
+        start = torch.rand(1, generator=self.generator, dtype=torch.float64)
+        drawn = torch.bucketize((torch.arange(walks, dtype=torch.float64) + start) / walks, edges)
+        order = torch.randperm(walks, generator=self.generator)
+        return [self.lessons[i] for i in drawn.clamp(max=len(self.lessons) - 1)[order]]
+
+    def _harvest(self, lessons: list[Lesson], per_walk: int) -> list[Example]:
+        noise = torch.randn((len(lessons), *self.denoiser.latent_shape), generator=self.generator)
+        plan = coarse_route if self.settings.coarse_walks else full_route
+        route = plan(len(lessons), per_walk, self.settings.walk_steps, self.generator)
+        return harvest(self.denoiser, self.conditions, lessons, noise, route, self.sigmas, self.settings)
+
+
+@dataclass(frozen=True)
+class Route:
+    """Which levels of the grid a batch of walks passes, and which of them become examples: "s b" each."""
+
+    levels: Tensor
+    kept: Tensor
+
+
+def full_route(walks: int, per_walk: int, grid: int, generator: torch.Generator) -> Route:
+    """Every level of the grid down to the last one kept; the kept ones are drawn evenly from the whole grid.
+
+    With one kept level this is the published draw, k uniform on 0 ... grid - 1.
+    """
+    chosen = torch.stack([torch.randperm(grid, generator=generator)[:per_walk] for _ in range(walks)], dim=1)
+    levels = torch.arange(int(chosen.max()) + 1)[:, None].expand(-1, walks)
+    return Route(levels, (levels[:, None, :] == chosen[None]).any(dim=1))
+
+
+COARSEST = 10
+"""The least number of levels that a coarse walk passes."""
+
+
+def coarse_route(walks: int, per_walk: int, grid: int, generator: torch.Generator) -> Route:
+    """Straight from each kept level to the next: one level drawn from each of equal parts of the grid.
+
+    Every level is kept equally often, as on the full route.  The first level is passed by all, kept or not, since
+    the walk starts from its noise.
+    """
+    stops = min(max(per_walk, COARSEST), grid)
+    edges = torch.linspace(0, grid, stops + 1)
+    inside = torch.rand((stops, walks), generator=generator)
+    drawn = (edges[:-1, None] + inside * (edges[1:] - edges[:-1])[:, None]).long().clamp(max=grid - 1)
+    order = torch.stack([torch.randperm(stops, generator=generator) for _ in range(walks)], dim=1)
+    start = torch.zeros((1, walks), dtype=torch.long)
+    return Route(torch.cat([start, drawn]), torch.cat([start.bool(), order < per_walk]))
 
 
 def harvest(
@@ -113,36 +162,30 @@ def harvest(
     conditions: Mapping[str, Condition],
     lessons: Sequence[Lesson],
     noise: Tensor,
-    levels: Sequence[Tensor],
+    route: Route,
     sigmas: Tensor,
     settings: Settings,
 ) -> list[Example]:
-    """The examples of one batch of walks: walk i from noise[i] ("b c h w") is kept at the grid indices levels[i]."""
-    chosen = [set(each.tolist()) for each in levels]
-    last = max(max(each) for each in chosen)
-    walked = walk(
-        denoiser,
-        noise.to(denoiser.device),
-        conditions[NULL_PROMPT],
-        [conditions[each.prompt] for each in lessons],
-        sigmas,
-        settings.walk_guidance,
-    )
+    """The examples of one batch of walks along a route; walk i starts from noise[i] ("b c h w").
+
+    sigmas is the whole grid, "n + 1"; of the settings, guidance and source count.
+    """
+    student_walks = settings.source == "student"
+    with denoiser.student() if student_walks else nullcontext():
+        walked = walk(
+            denoiser,
+            noise.to(denoiser.device),
+            conditions[NULL_PROMPT],
+            [conditions[each.prompt] for each in lessons],
+            sigmas[route.levels.to(sigmas.device)],
+            settings.walk_guidance,
+        )
+        reached = [level for level in walked if route.kept[level.index].any()]
     examples: list[Example] = []
-    own = settings.source == "student"
-    with denoiser.student() if own else nullcontext():
-        reached = [level for level in _until(walked, last) if any(level.index in each for each in chosen)]
     for level in reached:
-        rows = [row for row, each in enumerate(chosen) if level.index in each]
-        examples += finish(denoiser, conditions, level, {row: lessons[row] for row in rows}, own)
+        rows = {row: each for row, each in enumerate(lessons) if route.kept[level.index, row]}
+        examples += finish(denoiser, conditions, level, rows, student_walks)
     return examples
-
-
-def _until(levels: Iterator[Level], last: int) -> Iterator[Level]:
-    for level in levels:
-        yield level
-        if level.index >= last:
-            return
 
 
 @torch.no_grad()
@@ -166,11 +209,11 @@ def finish(
     missing = [(r, p) for r, each in lessons.items() for p in dict.fromkeys(each.needed) if (r, p) not in known]
     if missing:
         x = torch.stack([level.x[row] for row, _ in missing])
-        sigma = torch.full((len(missing),), level.sigma, device=x.device)
+        sigma = torch.stack([level.sigma[row] for row, _ in missing])
         answers = denoiser.predict(x, sigma, stack([conditions[p] for _, p in missing]))
         known.update(zip(missing, answers, strict=True))
     return [
-        Example(level.x[row].cpu(), level.sigma, each.prompt, _wanted(known, row, each).cpu(), each.weight)
+        Example(level.x[row].cpu(), float(level.sigma[row]), each.prompt, _wanted(known, row, each).cpu(), each.weight)
         for row, each in lessons.items()
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from uuid import uuid4
@@ -21,19 +22,46 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
     Raises EsdError when the disk is full or the folder cannot be written; nothing is left behind then.
     """
-    temporary = path.with_name(f"{path.name}.{uuid4().hex[:8]}{TEMPORARY}")
+    temporary = _beside(path)
     try:
         write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        _flush(temporary)
         os.replace(temporary, path)
     except OSError as error:
-        raise EsdError(
-            f"{path.name} could not be written ({error.strerror or error}): "
-            "free some space or allow writing in the output folder, then queue again."
-        ) from error
+        raise _not_written(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_folder_atomically(folder: Path, write: Callable[[Path], object]) -> None:
+    """The same for a new folder of files: `write` fills a temporary one, which then gets its name."""
+    temporary = _beside(folder)
+    try:
+        temporary.mkdir(parents=True)
+        write(temporary)
+        for path in temporary.iterdir():
+            _flush(path)
+        os.replace(temporary, folder)
+    except OSError as error:
+        raise _not_written(folder, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{uuid4().hex[:8]}{TEMPORARY}")
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _not_written(path: Path, error: OSError) -> EsdError:
+    return EsdError(
+        f"{path.name} could not be written ({error.strerror or error}): "
+        "free some space or allow writing in the output folder, then queue again."
+    )
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:

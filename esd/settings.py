@@ -20,7 +20,7 @@ class Settings:
 
     method: str = "esd-x"
     steps: int = 200
-    learning_rate: float = 5e-5
+    learning_rate: float = 1e-4
     eta: float = 1.0
     seed: int = 0
     batch_size: int = 1
@@ -28,9 +28,10 @@ class Settings:
     source: str = "base"
     walk_steps: int = 50
     walk_guidance: float = 0.0
-    points_per_walk: int = 50
-    walk_batch: int = 2
-    pool: int = 200
+    points_per_walk: int = 10
+    coarse_walks: bool = True
+    walk_batch: int = 4
+    pool: int = 0
     refresh: int = 0
     width: int = 0
     height: int = 0
@@ -38,6 +39,13 @@ class Settings:
     checkpointing: str = "auto"
     precision: str = "auto"
     preset: str = "custom"
+    eta_erase_from: float | None = None
+    """eta for concepts with "erase from", where a published default differs there; None means eta."""
+
+    @property
+    def pool_size(self) -> int:
+        """How many training points are made at a time: few with the student as source, since they age."""
+        return self.pool or (10 if self.source == "student" else 200)
 
     @property
     def points(self) -> int:
@@ -45,21 +53,31 @@ class Settings:
         return self.steps * self.batch_size * self.accumulate
 
 
-PUBLISHED_WALK: dict[str, Any] = {"walk_steps": 50, "points_per_walk": 1, "walk_batch": 1, "pool": 1, "batch_size": 1}
+_PUBLISHED: dict[str, Any] = {
+    "walk_steps": 50, "points_per_walk": 1, "coarse_walks": False, "walk_batch": 1, "pool": 1, "refresh": 0,
+    "batch_size": 1, "accumulate": 1, "optimizer": "adamw", "eta_erase_from": None,
+}
+"""What all published runs have in common: one fresh walk of 50 steps for each training point."""
+
+_DEFAULT: dict[str, Any] = {
+    name: getattr(Settings(), name) for name in (*_PUBLISHED, "steps", "learning_rate", "eta", "source", "walk_guidance")
+}
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "default": {},
+    "default": _DEFAULT,
     "paper-2023": {
-        **PUBLISHED_WALK, "steps": 1000, "learning_rate": 1e-5, "eta": 1.0, "source": "student", "walk_guidance": 3.0,
+        **_PUBLISHED, "steps": 1000, "learning_rate": 1e-5, "eta": 1.0, "source": "student", "walk_guidance": 3.0,
     },
     "official-2024-sd": {
-        **PUBLISHED_WALK, "steps": 200, "learning_rate": 2e-5, "eta": 2.0, "source": "student", "walk_guidance": 3.0,
+        **_PUBLISHED, "steps": 200, "learning_rate": 2e-5, "eta": 2.0, "source": "student", "walk_guidance": 3.0,
     },
     "official-2025-sdxl": {
-        **PUBLISHED_WALK, "steps": 200, "learning_rate": 2e-4, "eta": 0.0, "source": "base", "walk_guidance": 2.0,
+        **_PUBLISHED, "steps": 200, "learning_rate": 2e-4, "eta": 0.0, "source": "base", "walk_guidance": 2.0,
+        "eta_erase_from": 1.0,
     },
     "official-2026": {
-        **PUBLISHED_WALK, "steps": 200, "learning_rate": 5e-5, "eta": 1.0, "source": "base", "walk_guidance": 3.0,
+        **_PUBLISHED, "steps": 200, "learning_rate": 5e-5, "eta": 1.0, "source": "base", "walk_guidance": 3.0,
+        "eta_erase_from": 2.0,
     },
 }
 """What each published run used, by source; `default` is ours.  eta is the paper's (see objective.ETA_OFFSET)."""
@@ -84,7 +102,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "walk_guidance": (0.0, 100.0),
     "points_per_walk": (1, 1000),
     "walk_batch": (1, 256),
-    "pool": (1, 1_000_000),
+    "pool": (0, 1_000_000),
     "refresh": (0, 1_000_000),
     "width": (0, 16384),
     "height": (0, 16384),

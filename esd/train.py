@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from .concepts import Concept, Keep
@@ -47,14 +46,25 @@ def erase(
     The random state is the run's own (torch's global generators are neither read nor moved), so equal inputs give
     equal weights.  Raises EsdError at the first loss that is not finite.
     """
+    return fit(denoiser, conditions, _batches(denoiser, conditions, concepts, keeps, settings), settings, report)
+
+
+def fit(
+    denoiser: Denoiser,
+    conditions: Mapping[str, Condition],
+    batches: Iterable[list[list[Example]]],
+    settings: Settings,
+    report: Report,
+) -> list[float]:
+    """One optimiser step for each list of micro-batches, whose gradients are averaged; returns the losses."""
     optimizer = make_optimizer(settings, list(denoiser.trainable.values()))
     losses: list[float] = []
-    for index, batches in enumerate(_batches(denoiser, conditions, concepts, keeps, settings)):
+    for index, micro in enumerate(batches):
         optimizer.zero_grad(set_to_none=True)
-        values = [_backward(denoiser, conditions, batch, 1.0 / len(batches)) for batch in batches]
+        values = [backward(denoiser, conditions, batch, 1.0 / len(micro)) for batch in micro]
         losses.append(_finite(sum(values) / len(values), index))
         optimizer.step()
-        first = batches[0][0]
+        first = micro[0][0]
         if report(Step(index, settings.steps, losses[-1], first.sigma, first.prompt)):
             break
     return losses
@@ -67,8 +77,11 @@ def _batches(
     keeps: Sequence[Keep],
     settings: Settings,
 ) -> Iterator[list[list[Example]]]:
-    """For every optimiser step its micro-batches; each holds the concept's examples and as many keep examples."""
-    erased = [(lesson(c, settings.eta), c.weight) for c in concepts]
+    """For every optimiser step its micro-batches; each holds the concept's examples and as many keep examples.
+
+    Their weights make the batch's mean the sum of both means: mean(concept) + weight * mean(keep).
+    """
+    erased = [(lesson(c, settings), c.weight) for c in concepts]
     kept = [(each, 1.0) for each in keep_lessons(keeps)]
     streams = [
         iter(Pool(denoiser, conditions, lessons, settings, settings.points, _generator(settings.seed, stream)))
@@ -77,7 +90,11 @@ def _batches(
     ]
     for _ in range(settings.steps):
         yield [
-            [example for stream in streams for example in islice(stream, settings.batch_size)]
+            [
+                replace(example, weight=example.weight * len(streams))
+                for stream in streams
+                for example in islice(stream, settings.batch_size)
+            ]
             for _ in range(settings.accumulate)
         ]
 
@@ -87,11 +104,8 @@ def _generator(seed: int, stream: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed + stream * 0x9E3779B97F4A7C15) % 2**63)
 
 
-def _backward(denoiser: Denoiser, conditions: Mapping[str, Condition], batch: list[Example], share: float) -> float:
-    """Accumulate the gradients of one micro-batch; returns its loss.
-
-    Keep examples stand beside the concept's: the loss is mean(concept) + weight * mean(keep).
-    """
+def backward(denoiser: Denoiser, conditions: Mapping[str, Condition], batch: list[Example], share: float) -> float:
+    """Accumulate the gradients of one micro-batch; returns its loss, the weighted mean over its examples."""
     x, wanted = (torch.stack(each).to(denoiser.device) for each in ([e.x for e in batch], [e.target for e in batch]))
     sigma = torch.tensor([e.sigma for e in batch], device=denoiser.device)
     condition = stack([conditions[e.prompt] for e in batch])

@@ -14,10 +14,10 @@ from .denoiser import Condition, Denoiser, stack
 
 @dataclass(frozen=True)
 class Level:
-    """One level that a batch of walks has reached: x and the raw predictions there, all "b c h w"."""
+    """Where a batch of walks stands: sigma "b", and x and the raw predictions there, all "b c h w"."""
 
     index: int
-    sigma: float
+    sigma: Tensor
     x: Tensor
     null: Tensor
     conditional: Tensor
@@ -29,23 +29,23 @@ def walk(
 ) -> Iterator[Level]:
     """Yield every level of a batch of guided walks, one network call a level for both prompts.
 
-    noise is "b c h w", standard normal; conditions has one entry a walk; sigmas is "n + 1".  The step is Euler's on
-    dx/dsigma = (x - x0) / sigma, which for epsilon- and v-prediction is the DDIM step with its own eta 0, written in
-    sigma space.  Stop iterating and the rest of the walk is never computed.
+    noise is "b c h w", standard normal; conditions has one entry a walk; sigmas is "n b", high to low, a column a
+    walk.  The step is Euler's on dx/dsigma = (x - x0) / sigma, which for epsilon- and v-prediction is the DDIM step
+    with its own eta 0, written in sigma space.
     """
     batch = len(conditions)
     both = stack([null] * batch + conditions)
     x = denoiser.pure_noise(noise, sigmas[0])
-    for index in range(len(sigmas) - 1):
-        sigma = sigmas[index].expand(batch)
+    for index, sigma in enumerate(sigmas):
         raw = denoiser.predict(torch.cat([x, x]), sigma.repeat(2), both)
         without, conditional = rearrange(raw, "(p b) c h w -> p b c h w", p=2)
-        yield Level(index, float(sigmas[index]), x, without, conditional)
-        guided = without + guidance * (conditional - without)
-        x = step(denoiser, guided, x, sigma, sigmas[index + 1])
+        yield Level(index, sigma, x, without, conditional)
+        if index + 1 < len(sigmas):
+            guided = without + guidance * (conditional - without)
+            x = step(denoiser, guided, x, sigma, sigmas[index + 1])
 
 
 def step(denoiser: Denoiser, raw: Tensor, x: Tensor, sigma: Tensor, next_sigma: Tensor) -> Tensor:
-    """One Euler step of the probability-flow ODE from sigma ("b") down to next_sigma (scalar)."""
+    """One Euler step of the probability-flow ODE, from sigma down to next_sigma ("b" each)."""
     slope = (x - denoiser.denoised(raw, x, sigma)) / rearrange(sigma, "b -> b 1 1 1")
-    return x + slope * (rearrange(next_sigma - sigma, "b -> b 1 1 1"))
+    return x + slope * rearrange(next_sigma - sigma, "b -> b 1 1 1")

@@ -11,6 +11,9 @@ from torch import Tensor
 from .errors import EsdError
 from .files import write_safetensors
 
+PREFIX = "diffusion_model."
+"""What the host puts before the name of every weight of a network."""
+
 SUFFIXES = {"weight": "diff", "bias": "diff_b"}
 """How LoRA files name a full difference of a weight and of a bias."""
 

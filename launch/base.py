@@ -32,11 +32,15 @@ def prepare_base(base: Path, host: Path) -> Path:
 
 def place_file(source: Path, target: Path) -> None:
     """Copy a file unless the same one is there already, under a temporary name first."""
-    if target.exists() and (target.stat().st_size, target.stat().st_mtime) == (source.stat().st_size, source.stat().st_mtime):
+    if target.exists() and _size_and_time(target) == _size_and_time(source):
         return
     unfinished = target.with_name(f"{target.name}.{os.getpid()}")
     shutil.copy2(source, unfinished)
     unfinished.replace(target)
+
+
+def _size_and_time(path: Path) -> tuple[int, float]:
+    return path.stat().st_size, path.stat().st_mtime
 
 
 def link_folder(source: Path, link: Path) -> None:

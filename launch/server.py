@@ -87,8 +87,14 @@ class Server:
         self.log = self.base / f"host-{self.port}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                self._command(arguments), cwd=host, env=_environment(), stdin=subprocess.DEVNULL,
-                stdout=log, stderr=subprocess.STDOUT, **_own_group())
+                self._command(arguments),
+                cwd=host,
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                **_own_group(),
+            )
         atexit.register(self.stop)
 
     def _command(self, arguments: Sequence[str]) -> list[str]:
@@ -122,7 +128,9 @@ class Server:
         """Raise ServerError with the end of the log where the server's process has ended."""
         code = self.process.poll()
         if code is not None:
-            raise ServerError(f"ComfyUI ended by itself with code {code}; its log {self.log} ends with:\n{self.log_tail()}")
+            raise ServerError(
+                f"ComfyUI ended by itself with code {code}; its log {self.log} ends with:\n{self.log_tail()}"
+            )
 
     def log_tail(self, characters: int = 3000) -> str:
         """The end of what the server printed."""
@@ -166,8 +174,10 @@ class Server:
         """Ask the server to stop the prompt that it is running."""
         self.post("/interrupt", {})
 
-    def run(self, prompt: Json, on_event: Callable[[Event], None] = lambda event: None, seconds: float | None = None) -> Run:
-        """Queue an API prompt and return when it has succeeded, calling `on_event` for everything on the way.
+    def run(
+        self, prompt: Json, on_event: Callable[[Event], None] = lambda event: None, seconds: float | None = None
+    ) -> Run:
+        """Queue an API prompt and return when it has succeeded; `on_event` gets everything on the way.
 
         Raises ServerError with the node and its message where the server refuses the prompt or a node fails,
         and TimeoutError after `seconds`.
@@ -178,7 +188,9 @@ class Server:
             raise ServerError(problem)
         return run
 
-    def try_run(self, prompt: Json, on_event: Callable[[Event], None] = lambda event: None, seconds: float | None = None) -> Run:
+    def try_run(
+        self, prompt: Json, on_event: Callable[[Event], None] = lambda event: None, seconds: float | None = None
+    ) -> Run:
         """The same, but a prompt that fails while it runs is returned too: its last event says how it ended."""
         return asyncio.run(self._run(prompt, on_event, seconds))
 
@@ -227,9 +239,14 @@ class Server:
 
 def describe_refusal(answer: Json) -> str:
     """Why the server refused a prompt, in one line: each faulty node with what is wrong with it."""
-    faults = [f"{node['class_type']} (node {node_id}): " + "; ".join(
-        f"{error['message']} ({error['details']})" if error.get("details") else error["message"]
-        for error in node["errors"]) for node_id, node in answer.get("node_errors", {}).items()]
+    faults = [
+        f"{node['class_type']} (node {node_id}): "
+        + "; ".join(
+            f"{error['message']} ({error['details']})" if error.get("details") else error["message"]
+            for error in node["errors"]
+        )
+        for node_id, node in answer.get("node_errors", {}).items()
+    ]
     return "ComfyUI refused the graph: " + (" | ".join(faults) or answer.get("error", {}).get("message", str(answer)))
 
 
@@ -244,8 +261,9 @@ def describe_failure(event: Event) -> str:
 
 
 def _environment() -> dict[str, str]:
+    patient = {"OMP_WAIT_POLICY": "PASSIVE"}  # spinning threads take the cores from each other
     quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1"}
-    return {name: value for name, value in (os.environ | quiet).items() if name != "PYTHONPATH"}
+    return {name: value for name, value in (patient | os.environ | quiet).items() if name != "PYTHONPATH"}
 
 
 def _own_group() -> dict[str, Any]:

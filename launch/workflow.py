@@ -60,7 +60,7 @@ def _runs(node: Json) -> bool:
 
 def _api_node(node: Json, graph: _Graph, object_info: Json) -> Json:
     if node["type"] not in object_info:
-        raise ValueError(f"The workflow uses the node {node['type']}, which this ComfyUI lacks: install or update its pack.")
+        raise ValueError(f"The workflow uses the node {node['type']}, which this ComfyUI lacks: install its pack.")
     specs = dict(input_specs(object_info[node["type"]]))
     inputs = _widget_values(node.get("widgets_values") or [], specs)
     for slot in node.get("inputs", []):
@@ -94,16 +94,28 @@ def _options(spec: list[Any]) -> Json:
 
 def _widget_values(values: list[Any] | Json, specs: dict[str, list[Any]]) -> Json:
     fields = {name: spec for name, spec in specs.items() if is_widget(spec)}
+    found = {name: default_of(spec) for name, spec in fields.items()}
     if isinstance(values, dict):
-        return {name: values[name] for name in fields if name in values}
-    rest, found = list(values), {}
+        return found | {name: values[name] for name in fields if name in values}
+    rest = list(values)
     for name, spec in fields.items():
         if not rest:
-            break
+            break  # saved before the node got its later inputs
         found[name] = rest.pop(0)
         if _has_control(name, spec) and rest and rest[0] in CONTROLS:
             rest.pop(0)
     return found
+
+
+def default_of(spec: list[Any]) -> Any:
+    """The value that the page shows in the field of an input until someone changes it."""
+    kind, options = spec[0], _options(spec)
+    if "default" in options:
+        return options["default"]
+    if isinstance(kind, list) or kind == "COMBO":
+        choices = kind if isinstance(kind, list) else options.get("options", [])
+        return choices[0] if choices else None
+    return {"INT": 0, "FLOAT": 0.0, "BOOLEAN": False}.get(kind, "")
 
 
 def _has_control(name: str, spec: list[Any]) -> bool:

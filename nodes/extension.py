@@ -6,7 +6,9 @@ from .apply import ESDApply
 from .compare import ESDBeforeAfter
 from .concept import ESDConcept, ESDKeep
 from .erase import ESDErase, ESDEraseSettings
+from .info import ESDErasureInfo
 from .load import ESDLoadModel
+from .load_erasure import ESDLoadErasure
 from .save import ESDSaveCheckpoint, ESDSaveErasure
 
 WEB_DIRECTORY = "./web"
@@ -24,6 +26,8 @@ class EsdExtension(ComfyExtension):
             ESDErase,
             ESDEraseSettings,
             ESDApply,
+            ESDLoadErasure,
+            ESDErasureInfo,
             ESDSaveCheckpoint,
             ESDSaveErasure,
             ESDBeforeAfter,

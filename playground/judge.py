@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +66,7 @@ def _channels_first(images: Tensor) -> Tensor:
         return images.permute(0, 3, 1, 2)
     if images.shape[1:] == (3, SIDE, SIDE):
         return images
-    raise ValueError(f"The judge looks at RGB pictures of {SIDE} x {SIDE} pixels, not {tuple(images.shape)}: resize them.")
+    raise ValueError(f"The judge looks at RGB pictures of {SIDE} x {SIDE}, not {tuple(images.shape)}: resize them.")
 
 
 def load_judge(path: Path = world.JUDGE) -> Judge:
@@ -77,9 +76,9 @@ def load_judge(path: Path = world.JUDGE) -> Judge:
     return judge.eval().requires_grad_(False)
 
 
-def rates(verdict: Verdict, expected: Sequence[world.Judged]) -> "OrderedDict[str, tuple[int, int]]":
+def rates(verdict: Verdict, expected: Sequence[world.Judged]) -> dict[str, tuple[int, int]]:
     """For each expected name: how many of its pictures the judge gave that name, and of how many."""
-    found: OrderedDict[str, tuple[int, int]] = OrderedDict()
+    found: dict[str, tuple[int, int]] = {}
     for i, judged in enumerate(expected):
         hits, count = found.get(judged.name, (0, 0))
         found[judged.name] = (hits + (verdict.names(judged.head)[i] == judged.name), count + 1)

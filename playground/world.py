@@ -41,11 +41,12 @@ NEAR_NEIGHBOURS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Judged:
-    """One prompt, and the name that the judge's head should give to its picture."""
+    """One prompt, the name that the head of the judge should give its picture, and the object it shows."""
 
     prompt: str
     head: str
     name: str
+    object_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,13 +86,19 @@ def prompt_with(subject: Subject, carrier: str) -> str:
 
 
 def prompts_for(subject: Subject, count: int) -> list[Judged]:
-    """`count` prompts that ask for the subject: a style or a background goes through the objects in turn."""
-    carriers = (OBJECTS[i % len(OBJECTS)] for i in range(count))
-    return [Judged(prompt_with(subject, carrier), subject.head, subject.name) for carrier in carriers]
+    """`count` times the subject's own prompt: the words that are erased."""
+    shown = subject.name if subject.head == "object" else ""
+    return [Judged(subject.prompt, subject.head, subject.name, shown)] * count
+
+
+def carried_prompts(subject: Subject, count: int) -> list[Judged]:
+    """`count` prompts that ask for the subject with an object: a style or a background goes through them in turn."""
+    carriers = [subject.name if subject.head == "object" else OBJECTS[i % len(OBJECTS)] for i in range(count)]
+    return [Judged(prompt_with(subject, carrier), subject.head, subject.name, carrier) for carrier in carriers]
 
 
 def prompts_for_others(subject: Subject, rounds: int = 2) -> list[Judged]:
     """The same for every other subject of the head, about two prompts for each object of the world in all."""
     others = [Subject(subject.head, name) for name in HEADS[subject.head] if name != subject.name]
     each = max(1, rounds * (len(OBJECTS) - 1) // len(others))
-    return [judged for other in others for judged in prompts_for(other, each)]
+    return [judged for other in others for judged in carried_prompts(other, each)]

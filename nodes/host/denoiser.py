@@ -65,7 +65,7 @@ class HostDenoiser:
 
     def pure_noise(self, noise: Tensor, sigma: Tensor) -> Tensor:
         """x at the first level, with the variance that the schedule has there."""
-        return self.sampling.noise_scaling(sigma.reshape(1), noise.clone(), torch.zeros_like(noise), True)
+        return self.sampling.noise_scaling(sigma, noise.clone(), torch.zeros_like(noise), True)
 
     def sigmas(self, steps: int) -> Tensor:
         """Levels that fall exactly on the network's trained timesteps, spaced as the published code spaces them."""

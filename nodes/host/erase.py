@@ -13,7 +13,7 @@ import comfy.model_management
 import torch
 
 from ...esd.concepts import Concept, Keep, prompts_of
-from ...esd.examples import keep_lessons
+from ...esd.examples import COARSEST, keep_lessons
 from ...esd.selection import select
 from ...esd.settings import Settings, check
 from ...esd.train import Step, erase
@@ -23,7 +23,7 @@ from .conditions import encode
 from .denoiser import HostDenoiser
 from .families import NETWORK_PREFIX, Family, identify, native_latent
 from .interrupt import Progress
-from .memory import estimate, free_for, require
+from .memory import clear, estimate, free_for, require
 from .network import private_network, weights_of
 from .provenance import run_metadata
 
@@ -65,6 +65,7 @@ def erase_model(
     """Erase the concepts from a clone of the MODEL; raises EsdError before any training where it can know."""
     plan = make_plan(model, settings)
     conditions = encode(model, clip, prompts_of(concepts, keeps), plan.latent_shape, plan.device)
+    clear(plan.device)
     progress = Progress(planned_passes(plan.settings, keeps), node_id)
     with torch.inference_mode(False), _training_mode():
         denoiser = make_denoiser(model, plan, progress.passed)
@@ -123,11 +124,13 @@ def _ordinary_sampling(model: Any) -> Any:
 def planned_passes(settings: Settings, keeps: Sequence[Keep]) -> int:
     """An estimate of a run's network passes: walks of two prompts, and the student's own (its forward counts)."""
     streams = 2 if keep_lessons(keeps) else 1
-    refills = settings.points if not settings.refresh else -(-settings.points // settings.refresh) * settings.pool
+    drawn = settings.points if not settings.refresh else -(-settings.points // settings.refresh) * settings.pool_size
     per_walk = min(settings.points_per_walk, settings.walk_steps)
-    length = settings.walk_steps * per_walk / (per_walk + 1)
-    walking = refills / per_walk * 2 * (length if per_walk == 1 else settings.walk_steps)
-    return round(streams * (walking + settings.points))
+    if settings.coarse_walks:
+        levels: float = max(per_walk, COARSEST) + 1
+    else:
+        levels = settings.walk_steps * per_walk / (per_walk + 1)  # the mean of the last of so many random levels
+    return round(streams * (drawn / per_walk * 2 * levels + settings.points))
 
 
 class _training_mode:

@@ -10,8 +10,9 @@ import torch
 
 from ...esd.errors import EsdError
 from ...esd.selection import SDXL_UNET, UNET, Naming
+from ...esd.weights import PREFIX
 
-NETWORK_PREFIX = "diffusion_model."
+NETWORK_PREFIX = PREFIX
 PLAIN_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -50,7 +51,7 @@ def identify(model: Any) -> Family:
     _require_model(model)
     base = model.model
     kind, config = type(base).__name__, base.model_config.unet_config
-    if "instructpix2pix" in kind or config.get("in_channels") in (8, 9):
+    if kind not in _REFUSED and ("instructpix2pix" in kind or config.get("in_channels") in (8, 9)):
         raise EsdError(
             f"This is an inpainting or image-editing model ({config.get('in_channels')} input channels), and ESD draws "
             "its examples from text alone: load the ordinary text-to-image model it was made from."
@@ -60,19 +61,19 @@ def identify(model: Any) -> Family:
             _require_plain_weights(base)
             return family
     raise EsdError(
-        f"This is a {_REFUSED.get(kind, kind)}, which ESD cannot erase from here: "
+        f"This model is {_REFUSED.get(kind, kind)}, which ESD cannot erase from here: "
         f"load a model of the family {', '.join(f.name for f in FAMILIES)}."
     )
 
 
 _REFUSED = {
-    "SDXLRefiner": "SDXL refiner",
-    "SVD_img2vid": "video model (Stable Video Diffusion)",
-    "SD21UNCLIP": "unCLIP model",
-    "Flux": "Flux model",
-    "WAN21": "video model (Wan)",
-    "HunyuanVideo": "video model (HunyuanVideo)",
-    "LTXV": "video model (LTX)",
+    "SDXLRefiner": "an SDXL refiner",
+    "SVD_img2vid": "a video model (Stable Video Diffusion)",
+    "SD21UNCLIP": "an unCLIP model",
+    "Flux": "a Flux model",
+    "WAN21": "a video model (Wan)",
+    "HunyuanVideo": "a video model (HunyuanVideo)",
+    "LTXV": "a video model (LTX)",
 }
 
 

@@ -41,8 +41,22 @@ def load(name: str) -> Loaded:
     if model is None:
         raise EsdError(f'"{name}" holds no diffusion model: choose a full checkpoint.')
     family = identify(model)
-    missing = [word for word, part in (("text encoder", clip), ("VAE", vae)) if part is None]
+    missing = [word for word, part in (("text encoder", clip), ("VAE", vae)) if is_missing(part)]
     note = f", without {' and '.join(missing)}: load it separately" if missing else ""
     summary = f"{family.name}{' (experimental)' if family.experimental else ''}{note}"
     log.info("ESD: %s is %s", name, summary)
     return Loaded(model, clip, vae, summary)
+
+
+def is_missing(part: Any) -> bool:
+    """Whether a CLIP or VAE is none; for a checkpoint without a VAE the host hands out an empty one."""
+    return part is None or getattr(part, "first_stage_model", part) is None
+
+
+def require_parts(clip: Any, vae: Any) -> None:
+    """Raise EsdError where the text encoder or the VAE is missing."""
+    for part, name in ((clip, "CLIP"), (vae, "VAE")):
+        if is_missing(part):
+            raise EsdError(
+                f"No {name} arrived: connect the {name} output of a checkpoint that has one, or of Load {name}."
+            )

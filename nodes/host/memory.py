@@ -57,8 +57,9 @@ def estimate(
     activation = model.model.memory_required([samples, *latent])
     factor = CHECKPOINTED_ACTIVATIONS if checkpointing else TRAINING_ACTIVATIONS
     walking = model.model.memory_required([2 * settings.walk_batch, *latent])
+    casts = 0 if dtype is torch.float32 else trained
     return Need(
-        copies=moved * torch.empty(0, dtype=dtype).element_size(),
+        copies=(moved + casts) * torch.empty(0, dtype=dtype).element_size(),
         student=trained * (8 + OPTIMIZER_BYTES[settings.optimizer]),
         activations=int(max(activation * factor, walking)),
     )
@@ -73,6 +74,12 @@ def require(need: Need, device: torch.device) -> None:
             f"This run needs about {_gb(need.total)} on {device} and {_gb(int(free))} are free: choose a smaller "
             "method (esd-x-strict), the optimiser adafactor, checkpointing on, or a smaller width and height."
         )
+
+
+def clear(device: torch.device) -> None:
+    """Send the host's models, the text encoder among them, off a GPU while training; they return when next used."""
+    if not comfy.model_management.is_device_cpu(device):
+        comfy.model_management.free_memory(1e30, device)
 
 
 def free_for(need: Need, device: torch.device) -> bool:

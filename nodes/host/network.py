@@ -32,13 +32,19 @@ def private_network(model: Any, device: torch.device, dtype: torch.dtype) -> nn.
 
 
 def _as_seen(patches: list[Any], key: str, device: torch.device, dtype: torch.dtype) -> Tensor:
-    (weight, convert), *rest = patches
-    if rest:
-        full = convert(weight.detach().to(device=device, dtype=torch.float32, copy=True), inplace=True)
-        return comfy.lora.calculate_weight(rest, full, key).to(dtype).clone()
+    weight = patches[0][0]
+    if len(patches) > 1:
+        return patched(patches, key, device).to(dtype).clone()
     if weight.device != device or weight.dtype != dtype:
         return weight.detach().to(device=device, dtype=dtype, copy=True)
     return _ordinary(weight)
+
+
+def patched(patches: list[Any], key: str, device: torch.device) -> Tensor:
+    """A weight with its patches (an entry of the host's `get_key_patches`) in float32, as a copy."""
+    (weight, convert), *rest = patches
+    full = convert(weight.detach().to(device=device, dtype=torch.float32, copy=True), inplace=True)
+    return comfy.lora.calculate_weight(rest, full, key)
 
 
 def _ordinary(weight: Tensor) -> Tensor:

@@ -31,11 +31,25 @@ def base_file(prompt: Mapping[str, Any] | None, node_id: str | None, input_name:
             if isinstance(inputs.get(name), str):
                 found = folder_paths.get_full_path(folder, inputs[name])
                 return Path(found) if found else None
-        link = next((inputs[k] for k in _MODEL_INPUTS if isinstance(inputs.get(k), list)), None)
+        link = next((inputs[k] for k in _UPSTREAM[input_name] if isinstance(inputs.get(k), list)), None)
     return None
 
 
 _MODEL_INPUTS = ("model", "model1", "model_before")
+
+_UPSTREAM = {
+    "model": _MODEL_INPUTS,
+    "base_model": _MODEL_INPUTS,
+    "clip": ("clip", "clip1", *_MODEL_INPUTS),
+    "vae": ("vae",),
+}
+"""Which inputs of the nodes between a loader and an input carry the same kind of thing on."""
+
+
+def whole_checkpoint(prompt: Mapping[str, Any] | None, node_id: str | None) -> Path | None:
+    """The one checkpoint file behind a node's MODEL, CLIP and VAE inputs; None where there is no such file."""
+    found = {base_file(prompt, node_id, name) for name in ("model", "clip", "vae")}
+    return found.pop() if len(found) == 1 else None
 
 
 def sha256(path: Path) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...esd.denoiser import same_length
 from ...esd.errors import EsdError
 from .families import spatial_ratio
+from .loading import require_parts
 
 BATCH = 8
 """Pictures drawn at once."""
@@ -34,9 +35,7 @@ class SamplerChoice:
 
 def draw(model: Any, clip: Any, vae: Any, prompts: Sequence[str], choice: SamplerChoice) -> Tensor:
     """One picture a prompt, "b h w c" in 0 ... 1; prompt i starts from the noise of seed + i."""
-    for thing, name in ((clip, "CLIP"), (vae, "VAE")):
-        if thing is None:
-            raise EsdError(f"No {name} arrived: connect the {name} output of Load Model or Load Checkpoint.")
+    require_parts(clip, vae)
     conditions = {p: _encode(clip, p) for p in dict.fromkeys(("", *prompts))}
     ratio = spatial_ratio(model)
     shape = (model.model.latent_format.latent_channels, choice.height // ratio, choice.width // ratio)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,19 @@ from comfy.cli_args import args
 
 from ...esd.errors import EsdError
 from ...esd.files import write_atomically
-from ...esd.weights import ErasedWeights, save_differences
+from ...esd.weights import ErasedWeights
+from .checkpoint import save_from_source
+from .exports import Export, format_of
+from .loading import require_parts
+
+log = logging.getLogger("esd")
+
+AS_SOURCE, AS_LOADED = "as source", "as loaded"
+PRECISIONS = (AS_SOURCE, AS_LOADED)
 
 
 def output_path(prefix: str, ending: str) -> Path:
-    """The next free name for a prefix in the output folder, `prefix_00001_.ending`."""
+    """The next free name for a prefix in the output folder, `prefix_00001_` and the ending."""
     if not prefix.strip():
         raise EsdError("The file name is empty: type a name such as esd/erased.")
     try:
@@ -26,7 +36,7 @@ def output_path(prefix: str, ending: str) -> Path:
         raise EsdError(
             f'The file name "{prefix}" leaves the output folder: use a name, or a sub-folder and a name.'
         ) from error
-    return Path(folder) / f"{name}_{counter:05}_.{ending}"
+    return Path(folder) / f"{name}_{counter:05}_{ending}"
 
 
 def listing(path: Path, text: str) -> dict[str, list[Any]]:
@@ -47,14 +57,38 @@ def graph_metadata(prompt: Any, extra: Mapping[str, Any] | None) -> dict[str, st
     return kept | {key: json.dumps(value) for key, value in (extra or {}).items()}
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What goes into a checkpoint, and the one file that all of it was loaded from, if there is one."""
+
+    model: Any
+    clip: Any
+    vae: Any
+    source: Path | None = None
+
+
 def save_checkpoint(
-    prefix: str, model: Any, clip: Any, vae: Any, weights: ErasedWeights | None, graph: Mapping[str, str]
-) -> Path:
-    """A full checkpoint, patches baked in, as the host writes its own; returns its path."""
-    path = output_path(prefix, "safetensors")
+    prefix: str, parts: Parts, weights: ErasedWeights | None, graph: Mapping[str, str], precision: str = AS_LOADED
+) -> tuple[Path, str]:
+    """A full checkpoint with patches baked in; returns its path and a line about it.
+
+    "as source" keeps the source file's precision and untouched tensors and falls back to the host's writer, saying
+    why, where there is no such file; "as loaded" is the host's writer: the weights as they are in memory.
+    """
+    if precision not in PRECISIONS:
+        raise EsdError(f'precision is "{precision}": choose {" or ".join(PRECISIONS)}.')
+    require_parts(parts.clip, parts.vae)
+    path = output_path(prefix, ".safetensors")
     metadata = {**(weights.metadata if weights else {}), **graph}
-    write_atomically(path, lambda to: _host_save(to, model, clip, vae, metadata))
-    return path
+    reason: str | None = AS_LOADED
+    if precision == AS_SOURCE:
+        reason = save_from_source(path, parts.source, parts.model, parts.clip, metadata)
+        if reason is None:
+            return path, f"Saved {path.name} in the precision of {parts.source.name if parts.source else ''}"
+        reason = f"{AS_LOADED}, because {reason}"
+        log.warning("ESD: %s is saved %s", path.name, reason)
+    write_atomically(path, lambda to: _host_save(to, parts.model, parts.clip, parts.vae, metadata))
+    return path, f"Saved {path.name} {reason}"
 
 
 def _host_save(to: Path, model: Any, clip: Any, vae: Any, metadata: dict[str, str]) -> None:
@@ -66,8 +100,9 @@ def _host_save(to: Path, model: Any, clip: Any, vae: Any, metadata: dict[str, st
         raise
 
 
-def save_erasure(prefix: str, weights: ErasedWeights, graph: Mapping[str, str]) -> Path:
-    """The differences alone, as a file that the stock LoRA loaders apply; returns its path."""
-    path = output_path(prefix, "safetensors")
-    save_differences(ErasedWeights(weights.differences, {**weights.metadata, **graph}), path)
-    return path
+def save_erasure(prefix: str, export: Export, graph: Mapping[str, str], form: str) -> tuple[Path, str]:
+    """The erasure alone in one of the formats; returns its path and a line about it."""
+    chosen = format_of(form)
+    path = output_path(prefix, chosen.ending)
+    text = chosen.write(path, replace(export, metadata={**export.metadata, **graph}))
+    return path, f"Saved {path.name}: {text}"

@@ -8,7 +8,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from .published import Prompt, size_ids
+from .published import Prompt, UNet, size_ids
 
 PREFIX = "model.diffusion_model."
 Kind = Literal["sd1", "sd2", "sdxl"]
@@ -19,6 +19,8 @@ RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_
 TOP = {"conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
        "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
        "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2"}
+
+LOUDNESS = {"attn2.to_out": 8.0, "conv_in.": 0.2, "conv_out.": 4.0}
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,11 @@ class Pair:
     """One network twice: a checkpoint for the host's loaders and the equal diffusers UNet."""
 
     state: State
-    unet: UNet2DConditionModel
+    unet: UNet
     layout: Layout
 
 
-def build_unet(layout: Layout, device: str = "cpu") -> UNet2DConditionModel:
+def build_unet(layout: Layout, device: str = "cpu") -> UNet:
     """Return a freshly initialised diffusers UNet of a layout; a middle without attention is not made."""
     if layout.middle and layout.down[-1] not in (0, layout.middle):
         raise ValueError("diffusers gives the middle the depth of the deepest level")
@@ -66,7 +68,7 @@ def build_unet(layout: Layout, device: str = "cpu") -> UNet2DConditionModel:
         "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
         "projection_class_embeddings_input_dim": layout.vector}
     with torch.device(device):
-        return UNet2DConditionModel(
+        unet: UNet = UNet2DConditionModel(
             block_out_channels=layout.channels, layers_per_block=layout.blocks,
             down_block_types=tuple("CrossAttnDownBlock2D" if d else "DownBlock2D" for d in layout.down),
             mid_block_type="UNetMidBlock2DCrossAttn" if layout.middle else None,
@@ -74,29 +76,29 @@ def build_unet(layout: Layout, device: str = "cpu") -> UNet2DConditionModel:
             transformer_layers_per_block=depths,
             reverse_transformer_layers_per_block=[depth or 1 for depth in layout.up],
             cross_attention_dim=layout.context, attention_head_dim=layout.heads,
-            use_linear_projection=layout.linear, **sizes).eval()
+            use_linear_projection=layout.linear, **sizes)
+    return unet.eval()
 
 
-def key_map(unet: UNet2DConditionModel) -> dict[str, str]:
+def key_map(unet: UNet) -> dict[str, str]:
     """Return the checkpoint's name, without its prefix, for each diffusers parameter name."""
     return {name: host_name(unet, name) for name, _ in unet.named_parameters()}
 
 
-def host_name(unet: UNet2DConditionModel, name: str) -> str:
+def host_name(unet: UNet, name: str) -> str:
     """Translate one parameter name from diffusers to CompVis."""
     module, part = name.rsplit(".", 1)
     if module in TOP:
         return f"{TOP[module]}.{part}"
-    middle = re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)", module)
-    if middle:
-        sort, j, tail = middle[1], int(middle[2]), middle[3]
-        place = 2 * j if sort == "resnets" else 2 * j + 1
+    if module.startswith("mid_block."):
+        _, sort, number, tail = module.split(".", 3)
+        place = 2 * int(number) + (sort == "attentions")
         return f"middle_block.{place}.{RESNET.get(tail, tail)}.{part}"
-    way, i, sort, j, tail = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.+)", module).groups()
-    return f"{level_name(unet, way, int(i), sort, int(j), tail)}.{part}"
+    way, level, sort, number, tail = module.split(".", 4)
+    return f"{level_name(unet, way, int(level), sort, int(number), tail)}.{part}"
 
 
-def level_name(unet: UNet2DConditionModel, way: str, i: int, sort: str, j: int, tail: str) -> str:
+def level_name(unet: UNet, way: str, i: int, sort: str, j: int, tail: str) -> str:
     """Translate a module inside level i of either path; a level ends with its change of resolution."""
     blocks = unet.config.layers_per_block
     first = (blocks + 1) * i
@@ -105,11 +107,11 @@ def level_name(unet: UNet2DConditionModel, way: str, i: int, sort: str, j: int, 
     if sort == "upsamplers":
         place = 2 if hasattr(unet.up_blocks[i], "attentions") else 1
         return f"output_blocks.{first + blocks}.{place}.conv"
-    block = f"input_blocks.{first + j + 1}" if way == "down" else f"output_blocks.{first + j}"
+    block = f"input_blocks.{first + j + 1}" if way == "down_blocks" else f"output_blocks.{first + j}"
     return f"{block}.0.{RESNET[tail]}" if sort == "resnets" else f"{block}.1.{tail}"
 
 
-def to_checkpoint(unet: UNet2DConditionModel) -> State:
+def to_checkpoint(unet: UNet) -> State:
     """Return a UNet's weights under the names that the host's loaders expect, as copies."""
     names = key_map(unet)
     return {PREFIX + names[name]: value.detach().clone() for name, value in unet.named_parameters()}
@@ -138,7 +140,7 @@ def read_layout(state: State) -> Layout:
         linear=state[f"{first.split('.transformer_blocks')[0]}.proj_in.weight"].ndim == 2)
 
 
-def diffusers_unet_from_checkpoint(state_dict: State) -> UNet2DConditionModel:
+def diffusers_unet_from_checkpoint(state_dict: State) -> UNet:
     """Return the diffusers UNet, in fp32, of a checkpoint of the SD1, SD2 or SDXL layout."""
     state = {key.removeprefix(PREFIX): value for key, value in state_dict.items() if key.startswith(PREFIX)}
     unet = build_unet(read_layout(state), device="meta")
@@ -152,13 +154,13 @@ def diffusers_unet_from_checkpoint(state_dict: State) -> UNet2DConditionModel:
 
 
 @torch.no_grad()
-def randomise(unet: UNet2DConditionModel, generator: torch.Generator) -> None:
-    """Make every tensor matter: norms off their defaults and a text branch that is heard."""
+def randomise(unet: UNet, generator: torch.Generator) -> None:
+    """Make every tensor matter: norms off their defaults, a text branch that is heard at every level."""
     for name, value in unet.named_parameters():
         if "norm" in name:
             value.add_(torch.randn(value.shape, generator=generator), alpha=0.1)
-        elif "attn2.to_out" in name or name.startswith("conv_out."):
-            value.mul_(4.0)
+        else:
+            value.mul_(next((scale for part, scale in LOUDNESS.items() if part in name), 1.0))
 
 
 def small_pair(kind: Kind, seed: int = 0) -> Pair:

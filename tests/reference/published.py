@@ -6,14 +6,15 @@ Every `fault` is a deliberate mistake that a test may ask for, to show that it w
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler, EulerDiscreteScheduler
 from torch import Tensor
 
 Fault = Literal["label", "input scale", "eta"]
-Scheduler = DDIMScheduler | EulerDiscreteScheduler
+UNet = Any  # UNet, and DDIMScheduler or EulerDiscreteScheduler: type checkers find them empty
+Scheduler = Any
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
             "num_train_timesteps": 1000, "steps_offset": 1, "timestep_spacing": "leading"}
 
@@ -83,12 +84,12 @@ class Trained:
     parameters: dict[str, Tensor]
 
 
-def ddim(prediction_type: str = "epsilon") -> DDIMScheduler:
+def ddim(prediction_type: str = "epsilon") -> Scheduler:
     """Return the deterministic scheduler of Stable Diffusion 1 and 2."""
     return DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False, prediction_type=prediction_type)
 
 
-def euler(prediction_type: str = "epsilon") -> EulerDiscreteScheduler:
+def euler(prediction_type: str = "epsilon") -> Scheduler:
     """Return the scheduler that SDXL is published with."""
     return EulerDiscreteScheduler(**SCHEDULE, prediction_type=prediction_type)
 
@@ -98,7 +99,7 @@ def size_ids(height: int, width: int) -> Tensor:
     return torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32)
 
 
-def call(unet: UNet2DConditionModel, x: Tensor, t: Tensor, prompt: Prompt) -> Tensor:
+def call(unet: UNet, x: Tensor, t: Tensor, prompt: Prompt) -> Tensor:
     """Return the network's raw output for an already scaled input."""
     extra = None
     if prompt.pooled is not None:
@@ -108,12 +109,15 @@ def call(unet: UNet2DConditionModel, x: Tensor, t: Tensor, prompt: Prompt) -> Te
 
 def both(first: Prompt, second: Prompt) -> Prompt:
     """Return two prompts as one batch."""
-    pairs = zip((first.hidden, first.pooled, first.time_ids), (second.hidden, second.pooled, second.time_ids))
-    return Prompt(*(None if a is None else torch.cat([a, b]) for a, b in pairs))
+    hidden = torch.cat([first.hidden, second.hidden])
+    if first.pooled is None or second.pooled is None or first.time_ids is None or second.time_ids is None:
+        return Prompt(hidden)
+    pooled, sizes = torch.cat([first.pooled, second.pooled]), torch.cat([first.time_ids, second.time_ids])
+    return Prompt(hidden, pooled, sizes)
 
 
 @torch.no_grad()
-def walk(unet: UNet2DConditionModel, scheduler: Scheduler, noise: Tensor, steps_grid: int, k: int,
+def walk(unet: UNet, scheduler: Scheduler, noise: Tensor, steps_grid: int, k: int,
          uncond: Prompt, cond: Prompt, guidance: float) -> Point:
     """Denoise pure noise through the first k entries of the grid and stop before entry k."""
     scheduler.set_timesteps(steps_grid)
@@ -149,7 +153,7 @@ def network_label(scheduler: Scheduler, point: Point, steps_grid: int, fault: Fa
 
 
 @torch.no_grad()
-def predictions(unet: UNet2DConditionModel, scheduler: Scheduler, point: Point, steps_grid: int,
+def predictions(unet: UNet, scheduler: Scheduler, point: Point, steps_grid: int,
                 concept: Concept, fault: Fault | None = None) -> Predictions:
     """Return the frozen outputs for the empty prompt, the concept and the anchor."""
     x = network_input(scheduler, point, steps_grid, fault)
@@ -171,7 +175,7 @@ def official_target(eps_from: Tensor, eps_erase: Tensor, eps_null: Tensor, negat
     return eps_from - negative_guidance * (eps_erase - eps_null)
 
 
-def select(unet: UNet2DConditionModel, method: str, family: Literal["sd", "sdxl"] = "sd") -> list[str]:
+def select(unet: UNet, method: str, family: Literal["sd", "sdxl"] = "sd") -> list[str]:
     """Return the names of the parameters that a method trains: those of chosen Linear and Conv2d layers."""
     rules = {
         "esd-x": lambda name: "attn2" in name,
@@ -191,7 +195,7 @@ def select(unet: UNet2DConditionModel, method: str, family: Literal["sd", "sdxl"
     return names
 
 
-def loss(student: UNet2DConditionModel, base: UNet2DConditionModel, scheduler: Scheduler, point: Point,
+def loss(student: UNet, base: UNet, scheduler: Scheduler, point: Point,
          concept: Concept, settings: Settings) -> Tensor:
     """Return the squared distance between the trained output and the frozen target at one point."""
     seen = predictions(base, scheduler, point, settings.steps, concept, settings.fault)
@@ -201,7 +205,7 @@ def loss(student: UNet2DConditionModel, base: UNet2DConditionModel, scheduler: S
     return (call(student, x, t, concept.student) - wanted).square().mean()
 
 
-def trainable(unet: UNet2DConditionModel, names: Iterable[str]) -> dict[str, Tensor]:
+def trainable(unet: UNet, names: Iterable[str]) -> dict[str, Tensor]:
     """Freeze everything but the named parameters and return these."""
     unet.requires_grad_(False)
     chosen = {name: unet.get_parameter(name) for name in names}
@@ -210,16 +214,17 @@ def trainable(unet: UNet2DConditionModel, names: Iterable[str]) -> dict[str, Ten
     return chosen
 
 
-def loss_and_gradients(student: UNet2DConditionModel, base: UNet2DConditionModel, scheduler: Scheduler,
+def loss_and_gradients(student: UNet, base: UNet, scheduler: Scheduler,
                        point: Point, concept: Concept, settings: Settings,
                        names: Sequence[str]) -> tuple[float, dict[str, Tensor]]:
     """Return the loss at one point and its gradient for each named parameter."""
     chosen = trainable(student, names)
     value = loss(student, base, scheduler, point, concept, settings)
-    return float(value), dict(zip(chosen, torch.autograd.grad(value, list(chosen.values()))))
+    gradients = torch.autograd.grad(value, list(chosen.values()))
+    return float(value.detach()), dict(zip(chosen, gradients, strict=True))
 
 
-def train(unet: UNet2DConditionModel, scheduler: Scheduler, concept: Concept, settings: Settings,
+def train(unet: UNet, scheduler: Scheduler, concept: Concept, settings: Settings,
           draws: Sequence[tuple[Tensor, int]], lr: float, names: Sequence[str]) -> Trained:
     """Train a copy of the network, one fresh walk and one Adam step for each drawn (noise, k)."""
     student, losses = copy.deepcopy(unet), []

@@ -1,0 +1,101 @@
+"""What the benches share: the playground in an in-process host, runs on it, and the judge's counts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from launch import base, inprocess  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How often the judge found what a prompt names, before and after, among n pictures."""
+
+    before: float
+    after: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.before:.0%} > {self.after:.0%} ({self.n})"
+
+
+class Playground:
+    """The playground model in the host, and pictures of it judged."""
+
+    def __init__(self) -> None:
+        logging.disable(logging.INFO)
+        os.environ.setdefault("TQDM_DISABLE", "1")
+        host = Path(os.environ.get("COMFYUI_PATH") or base.OWN_HOST).resolve()
+        inprocess.start(host, base.prepare_base(base.RUN / "bench", host))
+        from esd_pack.nodes.host import erase, loading, sampling
+        from esd_pack.playground.judge import load_judge
+
+        self.erasing, self.sampling, self.judge = erase, sampling, load_judge()
+        self.loaded = loading.load(base.CHECKPOINT)
+        self._seen: dict[tuple[str, ...], Any] = {}
+
+    def erase(self, concepts: Sequence[Any], keeps: Sequence[Any], settings: Any, **more: Any) -> tuple[Any, float]:
+        """An erased model and the seconds that took."""
+        start = time.perf_counter()
+        erased = self.erasing.erase_model(self.loaded.model, self.loaded.clip, concepts, keeps, settings, **more)
+        return erased, time.perf_counter() - start
+
+    def verdict(self, model: Any, prompts: Sequence[str], seed: int = 1000) -> Any:
+        """The judge on one picture a prompt (20 DDIM steps, guidance 3)."""
+        choice = self.sampling.SamplerChoice(seed, 20, 3.0, "ddim", "ddim_uniform", 64, 64)
+        return self.judge.judge(self.sampling.draw(model, self.loaded.clip, self.loaded.vae, prompts, choice))
+
+    def before(self, prompts: Sequence[str]) -> Any:
+        """The verdict on the original model, drawn once for each list of prompts."""
+        key = tuple(prompts)
+        if key not in self._seen:
+            self._seen[key] = self.verdict(self.loaded.model, prompts)
+        return self._seen[key]
+
+    def rates(self, model: Any, groups: Mapping[str, Sequence[Any]]) -> dict[str, Rate]:
+        """For each group of `playground.world.Judged`: found before and after."""
+        judged = [each for group in groups.values() for each in group]
+        prompts = [each.prompt for each in judged]
+        verdicts = [self.before(prompts), self.verdict(model, prompts)]
+        hits = [[v.names(j.head)[i] == j.name for i, j in enumerate(judged)] for v in verdicts]
+        result, start = {}, 0
+        for name, group in groups.items():
+            part = slice(start, start + len(group))
+            result[name] = Rate(*(sum(h[part]) / max(len(group), 1) for h in hits), len(group))
+            start += len(group)
+        return result
+
+
+def write_json(path: str | None, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows with the machine, the versions and the date, to a file when one is asked for."""
+    if path is None:
+        return
+    import torch
+
+    about = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+    Path(path).write_text(json.dumps({**about, "rows": list(rows)}, indent=1) + "\n", encoding="utf-8")
+
+
+def as_json(rates: Mapping[str, Rate]) -> dict[str, Any]:
+    """Rates as plain values."""
+    return {name: asdict(rate) for name, rate in rates.items()}

@@ -1,0 +1,138 @@
+"""Erased and kept, judged, for each kind of task and setting: `python run.py bench quality`.
+
+One setting is varied at a time from the defaults, for every task; `--full` crosses methods, eta and source for the
+object.  Rows are printed as they come, as a Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from playground_run import Playground, as_json, write_json
+
+SIZE = {"width": 64, "height": 64}
+REPEATS = 24
+"""Pictures of what is erased, in each row."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to erase, and which pictures are judged: what goes, what is near it, and the rest."""
+
+    name: str
+    concepts: list[dict[str, Any]]
+    gone: list[Any]
+    near: list[Any]
+    rest: list[Any]
+    unseen: list[Any] = field(default_factory=list)
+    replaced: list[Any] = field(default_factory=list)
+    keeps: str = ""
+
+
+def tasks(world: Any) -> list[Task]:
+    """The tasks of the table."""
+    seen = world.Judged
+    objects = [seen(o, "object", o) for o in world.OBJECTS]
+
+    def rest(*without: str) -> list[Any]:
+        return [each for each in objects if each.name not in without]
+
+    def near(name: str) -> list[Any]:
+        return [seen(o, "object", o) for o in world.NEAR_NEIGHBOURS[name] for _ in range(8)]
+
+    def attribute(word: str) -> Task:
+        whole = f"face wearing {word}"
+        concept = {"erase": word, "erase_from": whole}
+        return Task(word, [concept], _many(seen(whole, "object", whole)), near(whole), rest("face", whole))
+
+    cat = _many(seen("cat", "object", "cat"))
+    unseen = [
+        seen(p, "object", "cat")
+        for p in ("a picture of a cat", "ink style cat on a blue background", "cat in sepia style on a pink background")
+        for _ in range(4)
+    ]
+    four = ("cat", "rocket", "guitar", "teapot")
+    four_gone = [seen(o, "object", o) for o in four for _ in range(REPEATS // 4)]
+    four_near = [seen(o, "object", o) for o in ("dog", "airplane", "penguin", "key", "umbrella", "face") for _ in "1234"]
+    styled = {s: [seen(f"{o} in {s} style", "style", s) for o in world.OBJECTS[:REPEATS]] for s in world.STYLES}
+    other_styles = [styled[s][i] for i in range(REPEATS) for s in [("noto", "fluent", "sepia")[i % 3]]]
+    in_other = [seen(each.prompt, "object", each.prompt.split(" in ")[0]) for each in other_styles]
+    return [
+        Task("object: cat", [{"erase": "cat"}], cat, near("cat"), rest("cat"), unseen),
+        Task("style: ink", [{"erase": "ink style"}], styled["ink"], other_styles, in_other),
+        attribute("sunglasses"),
+        attribute("a cowboy hat"),
+        Task(
+            "replace: cat by dog", [{"erase": "cat", "replace_with": "dog"}], cat, near("cat"), rest("cat"),
+            replaced=_many(seen("cat", "object", "dog")),
+        ),
+        Task("four objects", [{"erase": o} for o in four], four_gone, four_near, rest(*four)),
+        Task(
+            "four objects, keeps", [{"erase": o} for o in four], four_gone, four_near, rest(*four),
+            keeps="dog\nairplane\npenguin\nkey",
+        ),
+    ]
+
+
+def _many(judged: Any) -> list[Any]:
+    return [judged] * REPEATS
+
+
+def variants(full: bool, task: Task) -> Iterator[dict[str, Any]]:
+    """The settings to try: the defaults first, then one change at a time, or all crossed."""
+    methods, etas = ("esd-x", "esd-x-strict", "esd-u"), (0.0, 1.0, 2.0, 4.0)
+    if full and task.name.startswith("object"):
+        yield from ({"method": m, "eta": e, "source": s} for m in methods for e in etas for s in ("base", "student"))
+        return
+    yield {}
+    yield from ({"method": m} for m in methods[1:])
+    yield from ({"eta": e} for e in etas if e != 1.0)
+    yield {"source": "student", "pool": 10, "points_per_walk": 5}
+
+
+def run(world: Playground, task: Task, change: dict[str, Any], seed: int) -> dict[str, Any]:
+    """One row: erase, draw, judge."""
+    from esd_pack.esd.concepts import make_concept, make_keep
+    from esd_pack.esd.settings import Settings, with_preset
+
+    preset = change.pop("preset", "custom")
+    settings = with_preset(Settings(**{**SIZE, "seed": seed, **change}), preset)
+    concepts = [make_concept(**c) for c in task.concepts]
+    keeps = [make_keep(task.keeps, 1.0)] if task.keeps else []
+    erased, seconds = world.erase(concepts, keeps, settings)
+    groups = {"erased": task.gone, "neighbours": task.near, "rest": task.rest}
+    groups |= {name: g for name, g in (("unseen", task.unseen), ("replaced", task.replaced)) if g}
+    rates = world.rates(erased.model, groups)
+    row = {"task": task.name, "change": change, "settings": asdict(settings), "seconds": seconds, **as_json(rates)}
+    words = ", ".join(f"{k} {v}" for k, v in change.items()) or (preset if preset != "custom" else "defaults")
+    extra = rates.get("unseen") or rates.get("replaced") or ""
+    shown = (task.name, words, rates["erased"], rates["neighbours"], rates["rest"], extra, f"{seconds:.0f}")
+    print("| " + " | ".join(str(each) for each in shown) + " |", flush=True)
+    return row
+
+
+def main() -> None:
+    """Run the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--only", default="", help="tasks whose name contains this")
+    parser.add_argument("--preset", default="", help="run this preset instead of the variants, for every task")
+    parser.add_argument("--seeds", type=int, default=1)
+    chosen = parser.parse_args()
+    world = Playground()
+    from esd_pack.playground import world as words
+
+    print("| task | change | erased | neighbours | rest | unseen or replaced | s |\n|---|---|---|---|---|---|---|")
+    rows = []
+    for task in (t for t in tasks(words) if chosen.only in t.name):
+        changes = [{"preset": chosen.preset}] if chosen.preset else list(variants(chosen.full, task))
+        rows += [run(world, task, dict(c), seed) for c in changes for seed in range(chosen.seeds)]
+        write_json(chosen.json, rows)
+
+
+if __name__ == "__main__":
+    main()

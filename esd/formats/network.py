@@ -1,0 +1,80 @@
+"""The network that a file is read against: its names, shapes and values, and what others call its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..errors import EsdError
+
+PREFIXES = ("model.diffusion_model.", "diffusion_model.", "unet.")
+"""What files put before the name of a tensor of the network."""
+
+TEXT_WIDTHS = {768: "SD1.x", 1024: "SD2.x", 2048: "SDXL"}
+"""The model families by the width of their text embedding."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model's network by host name without prefix: shapes at hand, each value (with the model's patches) on demand.
+
+    `diffusers` maps diffusers names to host names, where the host knows them.
+    """
+
+    family: str
+    shapes: Mapping[str, tuple[int, ...]]
+    weight: Callable[[str], Tensor]
+    diffusers: Mapping[str, str]
+
+    def host_name(self, name: str) -> str | None:
+        """The host's name of a tensor that a file calls `name`; None for what this network does not have."""
+        for prefix in PREFIXES:
+            if name.startswith(prefix):
+                name = name.removeprefix(prefix)
+                break
+        name = name if name in self.shapes else self.diffusers.get(name, name)
+        return name if name in self.shapes else None
+
+
+def diffusers_names(network: Network) -> dict[str, str]:
+    """Host name to diffusers name for every tensor; raises EsdError where diffusers has none."""
+    names: dict[str, str] = {}
+    for diffusers, host in network.diffusers.items():
+        if host in network.shapes and (host not in names or names[host].startswith("class_embedding.")):
+            names[host] = diffusers  # SDXL's label embedding has two names there; the file has add_embedding
+    missing = next((n for n in network.shapes if n not in names), None)
+    if missing is not None:
+        raise EsdError(
+            f"A {network.family} network has no layout in diffusers that could be written ({missing} has no name "
+            "there): save it as difference or lora."
+        )
+    return names
+
+
+def module_paths(network: Network) -> dict[str, str]:
+    """Every way in which LoRA files spell a module, to the module's host path without prefix."""
+    spelled: dict[str, str] = {}
+    for host in network.shapes:
+        module = _module(host)
+        spelled[f"diffusion_model.{module}"] = spelled[f"lora_unet_{_flat(module)}"] = module
+    for diffusers, host in network.diffusers.items():
+        if host in network.shapes:
+            name, module = _module(diffusers), _module(host)
+            for spelling in (name, f"unet.{name}", f"lora_unet_{_flat(name)}", f"lycoris_{_flat(name)}"):
+                spelled[spelling] = module
+    return spelled
+
+
+def kohya_path(host_name: str) -> str:
+    """The module of a weight as LoRA files of the kohya layout call it, `lora_unet_input_blocks_1_1_...`."""
+    return f"lora_unet_{_flat(_module(host_name))}"
+
+
+def _module(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _flat(path: str) -> str:
+    return path.replace(".", "_")

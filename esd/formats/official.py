@@ -1,0 +1,83 @@
+"""Files as the official code of 2026 writes and loads them: diffusers names, absolute values, its own metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..objective import ETA_OFFSET, eta_from_negative_guidance
+from ..weights import PREFIX, ErasedWeights
+from .network import Network, diffusers_names
+from .stored import StoredTensor
+
+FORMAT = "erasing-esd-v2"
+ERA = "official-2026"
+FAMILIES = {"SD1.x": "sd", "SD2.x": "sd", "SDXL": "sdxl"}
+
+
+def official_tensors(weights: ErasedWeights, network: Network) -> dict[str, StoredTensor]:
+    """The trained tensors as absolute float32 values (base + difference) by diffusers name."""
+    names = diffusers_names(network)
+    return {
+        names[key.removeprefix(PREFIX)]: absolute(network, key.removeprefix(PREFIX), change)
+        for key, change in weights.differences.items()
+    }
+
+
+def absolute(network: Network, name: str, change: Tensor | None) -> StoredTensor:
+    """A tensor of the network with its change added, computed in float32 when it is loaded."""
+
+    def load() -> Tensor:
+        value = network.weight(name).to(torch.float32)
+        return value if change is None else value + change
+
+    return StoredTensor(tuple(network.shapes[name]), torch.float32, load)
+
+
+def to_official(metadata: Mapping[str, str], family: str) -> dict[str, str]:
+    """`esd.*` metadata in the official words; several concepts are joined by commas."""
+    concepts: list[dict[str, Any]] = json.loads(metadata.get("esd.concepts") or "[]")
+    settings: dict[str, Any] = json.loads(metadata.get("esd.settings") or "{}")
+    erase_from = ", ".join(c["erase_from"] for c in concepts if c.get("erase_from"))
+    eta = metadata.get("esd.eta")
+    guidance = "" if not eta else repr(float(eta) + (0.0 if erase_from else ETA_OFFSET[ERA]))
+    width, height = settings.get("width", 0), settings.get("height", 0)
+    return {
+        "format": FORMAT,
+        "family": FAMILIES.get(family, family),
+        "component": "unet",
+        "base_model_id": metadata.get("esd.base_file", ""),
+        "train_method": metadata.get("esd.method", ""),
+        "erase_concept": ", ".join(c["erase"] for c in concepts),
+        "erase_from": erase_from,
+        "num_inference_steps": str(settings.get("walk_steps", "")),
+        "guidance_scale": str(settings.get("walk_guidance", "")),
+        "negative_guidance": guidance,
+        "batch_size": str(settings.get("batch_size", "")),
+        **({"resolution": str(width)} if width and width == height else {}),
+    }
+
+
+def from_official(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The official metadata in `esd.*` words, eta by the official release's own convention; empty for other files."""
+    if metadata.get("format") != FORMAT:
+        return {}
+    concept = {"erase": metadata.get("erase_concept", ""), "erase_from": metadata.get("erase_from", "")}
+    found = {
+        "esd.concepts": json.dumps([concept]),
+        "esd.method": metadata.get("train_method", ""),
+        "esd.base_file": metadata.get("base_model_id", ""),
+        "esd.eta": _eta(metadata.get("negative_guidance", ""), bool(concept["erase_from"])),
+    }
+    return {key: value for key, value in found.items() if value}
+
+
+def _eta(negative_guidance: str, erase_from: bool) -> str:
+    try:
+        return repr(eta_from_negative_guidance(float(negative_guidance), ERA, erase_from))
+    except ValueError:  # somebody else's words where a number should be
+        return ""

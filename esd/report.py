@@ -1,0 +1,86 @@
+"""What erased weights are, in words and in figures a layer."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+from .weights import PREFIX, ErasedWeights
+
+PLAIN = (
+    ("method", "esd.method"),
+    ("eta", "esd.eta"),
+    ("steps", "esd.steps"),
+    ("learning rate", "esd.learning_rate"),
+    ("seed", "esd.seed"),
+    ("family", "esd.family"),
+    ("base file", "esd.base_file"),
+    ("base sha256", "esd.base_sha256"),
+    ("read from", "esd.source_file"),
+    ("form", "esd.source_form"),
+    ("made with version", "esd.version"),
+)
+"""Lines of the report and the metadata that fills them; those without any are left out."""
+
+
+def describe(weights: ErasedWeights) -> str:
+    """Concepts, keeps, settings, base and sizes, a line each; what the metadata does not tell is left out."""
+    metadata = weights.metadata
+    lines = [f"concept: {_concept(c)}" for c in _list(metadata.get("esd.concepts"))]
+    lines += [
+        f"keep: {', '.join(k.get('prompts', ()))} (weight {k.get('weight', 1):g})"
+        for k in _list(metadata.get("esd.keeps"))
+    ]
+    lines += [f"{title}: {metadata[key]}" for title, key in PLAIN if metadata.get(key)]
+    values = sum(t.numel() for t in weights.differences.values())
+    norm = math.sqrt(sum(float(t.float().square().sum()) for t in weights.differences.values()))
+    lines.append(
+        f"changes {len(weights.differences)} tensors, {values:,} values, {weights.get_ram_usage() / 2**20:.1f} MB"
+    )
+    lines.append(f"size of the change (Frobenius norm): {norm:.4g}")
+    return "\n".join(lines)
+
+
+def _list(text: str | None) -> list[dict[str, Any]]:
+    try:
+        found = json.loads(text or "[]")
+    except json.JSONDecodeError:  # metadata is free text in other people's files
+        return []
+    return [f for f in found if isinstance(f, dict)] if isinstance(found, list) else []
+
+
+def _concept(concept: dict[str, Any]) -> str:
+    words = f'"{concept.get("erase", "")}"'
+    words += f' from "{concept["erase_from"]}"' if concept.get("erase_from") else ""
+    words += f', drawn as "{concept["replace_with"]}"' if concept.get("replace_with") else ""
+    weight = concept.get("weight", 1)
+    return words + (f" (weight {weight:g})" if isinstance(weight, int | float) and weight != 1 else "")
+
+
+_LAYER = re.compile(r"((?:input|output)_blocks\.\d+|middle_block|joint_blocks\.\d+)(?:.*\.(attn\d|ff))?")
+
+
+def layer_norms(weights: ErasedWeights) -> dict[str, float]:
+    """The root mean square of the change by layer (attention, feed-forward, rest), in the network's order."""
+    squares: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for name, change in weights.differences.items():
+        layer = _layer(name.removeprefix(PREFIX))
+        squares[layer] = squares.get(layer, 0.0) + float(change.float().square().sum())
+        counts[layer] = counts.get(layer, 0) + change.numel()
+    return {layer: math.sqrt(squares[layer] / max(counts[layer], 1)) for layer in sorted(squares, key=_order)}
+
+
+def _layer(name: str) -> str:
+    found = _LAYER.match(name)
+    if found is None:
+        return name.split(".")[0]
+    return f"{found[1]} {found[2]}" if found[2] else found[1]
+
+
+def _order(layer: str) -> tuple[int, list[int], str]:
+    places = ("time_embed", "label_emb", "input_blocks", "joint_blocks", "middle_block", "output_blocks", "out")
+    start = re.split(r"[. ]", layer)[0]
+    return (places.index(start) if start in places else len(places), [int(n) for n in re.findall(r"\d+", layer)], layer)

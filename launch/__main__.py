@@ -1,0 +1,68 @@
+"""Runs a command inside the environment that `run.py` made: `python launch COMMAND [arguments]`."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:] = [str(ROOT)] + [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT / "launch"]
+
+from launch import arguments, demo, serve  # noqa: E402
+from launch.server import ServerError  # noqa: E402
+
+
+def _test(rest: list[str]) -> int:
+    packages = os.environ.get("ESD_TEST_PACKAGES")
+    if packages:  # last, so that what the user's ComfyUI has comes first
+        sys.path.append(packages)
+    import pytest
+
+    os.chdir(ROOT)
+    return int(pytest.main(rest))
+
+
+def _bench(rest: list[str]) -> int:
+    sys.argv = rest
+    runpy.run_path(str(ROOT / "bench" / f"{rest[0]}.py"), run_name="__main__")
+    return 0
+
+
+def _demo(rest: list[str]) -> int:
+    demo.main(arguments.demo_parser().parse_args(rest))
+    return 0
+
+
+def _serve(rest: list[str]) -> int:
+    serve.main(arguments.serve_parser().parse_args(rest))
+    return 0
+
+
+COMMANDS = {"demo": _demo, "serve": _serve, "test": _test, "bench": _bench}
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def main() -> int:
+    """Run the command; what goes wrong is one sentence on the terminal and an exit code that is not 0."""
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _leave)
+    try:
+        return COMMANDS[sys.argv[1]](sys.argv[2:])
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130
+    except (ServerError, ValueError, OSError) as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""The command line: what each command of `run.py` accepts (standard library only)."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from playground import world
+
+METHODS = ("esd-x", "esd-x-strict", "esd-u", "esd-all", "selfattn")
+SUMMARY = {
+    "demo": "erase a concept from the playground model in a real ComfyUI, and judge the result",
+    "serve": "leave the same ComfyUI running, with the nodes in it, and open it in the browser",
+    "test": "run the whole test suite; further arguments go to pytest",
+    "bench": "run a benchmark of bench/ by its name; further arguments go to it",
+}
+
+
+def usage() -> str:
+    """What `python run.py` prints."""
+    lines = [f"  python run.py {name:<6} {words}" for name, words in SUMMARY.items()]
+    tail = "Add --help to a command to see what it accepts. COMFYUI_PATH names a ComfyUI of your own to use."
+    return "\n".join(["Erase concepts from diffusion models with ESD, in ComfyUI.", "", *lines, "", tail])
+
+
+def _subject(words: str) -> world.Subject:
+    try:
+        return world.find_subject(words)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _positive(words: str) -> int:
+    if not words.isdigit() or int(words) < 1:
+        raise argparse.ArgumentTypeError(f'"{words}" is not a whole number above 0')
+    return int(words)
+
+
+def _port(words: str) -> int:
+    if not words.isdigit() or not 0 < int(words) < 65536:
+        raise argparse.ArgumentTypeError(f'"{words}" is not a port number, 1 to 65535')
+    return int(words)
+
+
+def _seed(words: str) -> int:
+    if not words.isdigit() or int(words) >= 2**64:
+        raise argparse.ArgumentTypeError(f'"{words}" is not a seed, 0 to 2^64 - 1')
+    return int(words)
+
+
+def _sentence(command: str) -> str:
+    return SUMMARY[command][0].upper() + SUMMARY[command][1:] + "."
+
+
+def demo_parser() -> argparse.ArgumentParser:
+    """Options of `demo`."""
+    parser = argparse.ArgumentParser(prog="run.py demo", description=_sentence("demo"))
+    parser.add_argument(
+        "--erase",
+        type=_subject,
+        default="cat",
+        metavar="CONCEPT",
+        help='an object or a style of the playground: "cat", "ghost", "ink style" (default: cat)',
+    )
+    parser.add_argument("--method", choices=METHODS, help="which weights are trained (default: as in the workflow)")
+    parser.add_argument("--steps", type=_positive, help="training steps (default: as in the workflow)")
+    parser.add_argument("--seed", type=_seed, help="seed of the training (default: as in the workflow)")
+    parser.add_argument(
+        "--pictures",
+        type=_positive,
+        default=64,
+        metavar="N",
+        help="how many pictures of the erased concept are judged before and after (default: 64)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the verdict to this file")
+    return parser
+
+
+def serve_parser() -> argparse.ArgumentParser:
+    """Options of `serve`."""
+    parser = argparse.ArgumentParser(prog="run.py serve", description=_sentence("serve"))
+    parser.add_argument("--port", type=_port, help="the port to listen on (default: 8188 where it is free)")
+    parser.add_argument("--no-browser", action="store_true", help="print the address, but do not open it")
+    parser.epilog = "Arguments after -- go to ComfyUI as they are, for example: run.py serve -- --lowvram"
+    parser.add_argument("comfyui", nargs="*", metavar="-- ARGUMENT", help=argparse.SUPPRESS)
+    return parser
+
+
+def bench_names(folder: Path) -> list[str]:
+    """The benchmarks that there are."""
+    return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))

@@ -1,0 +1,112 @@
+"""Drive the host's page in Chromium, with Playwright."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Page, sync_playwright
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # proves that nothing else is needed
+]
+INIT = """
+localStorage.setItem('vueNodesBannerDismissed', 'true');
+localStorage.setItem('comfy.vueNodesMigration.dismissed', 'true');
+"""
+
+
+@contextlib.contextmanager
+def page_at(url: str, size: tuple[int, int] = (1600, 1000)) -> Iterator[Page]:
+    """The page at an address, ready; `page.errors` collects the exceptions that its scripts throw."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        context = browser.new_context(viewport={"width": size[0], "height": size[1]})
+        context.add_init_script(INIT)
+        page: Any = context.new_page()
+        page.errors = []
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        page.goto(url)
+        ready(page)
+        yield page
+        browser.close()
+
+
+def ready(page: Page) -> None:
+    """Wait until the app is set up: its extensions ran, and the first workflow's tab is there."""
+    page.wait_for_function(
+        "window.app?.extensionManager && !window.app.extensionManager.spinner"
+        " && window.app.graph && document.querySelector('#graph-canvas')"
+        " && window.app.extensionManager.workflow?.activeWorkflow",
+        timeout=120000,
+    )
+    settled(page)
+
+
+def settled(page: Page) -> None:
+    """Wait for the blocking mask to fade: after start-up, and after a drop."""
+    page.wait_for_function("!document.querySelector('.p-blockui-mask')")
+
+
+def load(page: Page, workflow: dict[str, Any]) -> None:
+    """Open a UI-format workflow."""
+    page.evaluate("async w => { await window.app.loadGraphData(w) }", workflow)
+    page.wait_for_function("n => window.app.graph.nodes.length === n", arg=len(workflow["nodes"]))
+
+
+def as_prompt(page: Page) -> dict[str, Any]:
+    """The API prompt that the page would queue for the open workflow."""
+    return dict(page.evaluate("async () => (await window.app.graphToPrompt()).output"))
+
+
+def press_run(page: Page) -> None:
+    """Press the Run button."""
+    page.get_by_test_id("queue-button").get_by_role("button").first.click()
+
+
+def wait_image(page: Page, node_id: int, seconds: float = 120) -> list[Any]:
+    """Wait until the node shows a loaded picture: its width, height and address."""
+    shown = page.wait_for_function(
+        "id => { const i = window.app.graph.getNodeById(id)?.imgs?.[0];"
+        " return i?.complete && i.naturalWidth ? [i.naturalWidth, i.naturalHeight, i.src] : null }",
+        arg=node_id,
+        timeout=seconds * 1000,
+    )
+    return list(shown.json_value())
+
+
+def open_file(page: Page, path: Path) -> None:
+    """Open a workflow JSON, or a picture that carries a workflow, as the Open command does."""
+    page.locator("#comfy-file-input").set_input_files(path)
+
+
+def search_node(page: Page, text: str, at: tuple[int, int] = (300, 800)) -> list[str]:
+    """Double-click an empty place of the canvas and type: the names that the search offers."""
+    page.mouse.dblclick(*at)
+    box = page.locator(".comfy-vue-node-search-container input")
+    box.wait_for()
+    box.fill(text)
+    options = page.locator(".p-autocomplete-list .p-autocomplete-option, .comfy-autocomplete-list li")
+    options.first.wait_for()
+    page.wait_for_timeout(500)  # the list follows the text
+    return options.all_inner_texts()
+
+
+def open_template(page: Page, pack: str, workflow: str) -> Any:
+    """Open Browse Templates at the pack's category; the card of the workflow."""
+    page.get_by_role("button", name="Templates").first.click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_text(pack, exact=True).first.click()
+    card = dialog.get_by_text(workflow, exact=True).first
+    card.wait_for()
+    return card

@@ -1,0 +1,119 @@
+"""Fixtures: the pack with no host, the host's own modules in this process, a server, and a page in a browser."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import shutil
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+CHECKPOINT = "emoji-world.ckpt"
+
+# The pack under a fixed name, whatever its folder is called, without running its __init__.py:
+# `import esd_pack.esd.walk` and the relative imports inside the pack then work with no host at all.
+_pack = types.ModuleType("esd_pack")
+_pack.__path__ = [str(ROOT)]
+sys.modules["esd_pack"] = _pack
+if str(ROOT) not in sys.path:  # for launch and playground
+    sys.path.append(str(ROOT))
+
+
+@pytest.fixture(scope="session")
+def comfy_path() -> Path:
+    """The ComfyUI tree; `run.py test` sets it."""
+    if "COMFYUI_PATH" not in os.environ:
+        pytest.skip("COMFYUI_PATH is not set: start the tests with `python run.py test`")
+    return Path(os.environ["COMFYUI_PATH"])
+
+
+@pytest.fixture(scope="session")
+def comfy_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Base folder of the host in this process: models/checkpoints has the playground, output is empty."""
+    base = tmp_path_factory.mktemp("in-process")
+    for name in ("custom_nodes", "input", "output", "temp", "user", "models/checkpoints", "models/loras"):
+        (base / name).mkdir(parents=True)
+    shutil.copy2(ROOT / "playground" / CHECKPOINT, base / "models" / "checkpoints" / CHECKPOINT)
+    return base
+
+
+@pytest.fixture(scope="session")
+def comfy(comfy_path: Path, comfy_base: Path) -> types.ModuleType:
+    """The host's module `nodes`, in this process and on the CPU; its other modules can be imported after it."""
+    sys.path.insert(0, str(comfy_path))  # first: the pack has a folder nodes/ too
+    from comfy.cli_args import args
+
+    args.cpu = True  # before comfy.model_management is imported
+    args.base_directory = str(comfy_base)  # before folder_paths is imported
+    import utils.extra_config  # noqa: F401  before nodes, whose import makes `utils` mean comfy/utils.py
+
+    nodes = importlib.import_module("nodes")
+    import server
+
+    server.PromptServer(asyncio.new_event_loop())  # sets PromptServer.instance
+    return nodes
+
+
+@pytest.fixture(scope="session")
+def node_classes(comfy: Any) -> dict[str, Any]:
+    """The pack, loaded by the host's own loader: node id -> class."""
+    before = set(comfy.NODE_CLASS_MAPPINGS)
+    assert asyncio.run(comfy.load_custom_node(str(ROOT)))
+    return {name: node for name, node in comfy.NODE_CLASS_MAPPINGS.items() if name not in before}
+
+
+@pytest.fixture(scope="session")
+def load_extra(comfy: Any, comfy_path: Path) -> Callable[[str], None]:
+    """Loads a file of the host's comfy_extras into this process: load_extra("nodes_model_merging")."""
+
+    def load(name: str) -> None:
+        path = comfy_path / "comfy_extras" / f"{name}.py"
+        assert asyncio.run(comfy.load_custom_node(str(path), module_parent="comfy_extras"))
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def checkpoint(comfy_base: Path) -> Path:
+    """The playground checkpoint in the models folder of the host in this process."""
+    return comfy_base / "models" / "checkpoints" / CHECKPOINT
+
+
+@pytest.fixture(scope="session")
+def playground(comfy: Any) -> tuple[Any, Any, Any]:
+    """MODEL, CLIP and VAE of the playground, as the stock loader gives them in this process; never change them."""
+    model, clip, vae = comfy.NODE_CLASS_MAPPINGS["CheckpointLoaderSimple"]().load_checkpoint(CHECKPOINT)
+    return model, clip, vae
+
+
+@pytest.fixture(scope="session")
+def host(comfy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A real server in a process of its own, with the pack and the playground in it."""
+    from launch.server import Server
+
+    with Server(comfy_path, tmp_path_factory.mktemp("server"), arguments=["--cpu"]) as server:
+        yield server.wait()
+
+
+@pytest.fixture(scope="session")
+def object_info(host: Any) -> dict[str, Any]:
+    """The server's description of its nodes."""
+    return dict(host.get("/object_info"))
+
+
+@pytest.fixture
+def page(host: Any) -> Iterator[Any]:
+    """The host's own page in a browser."""
+    if not shutil.which("chromium"):
+        pytest.skip("chromium is not installed")
+    from browser import page_at
+
+    with page_at(host.url) as opened:
+        yield opened
