@@ -46,7 +46,7 @@ def erase(
     The random state is the run's own (torch's global generators are neither read nor moved), so equal inputs give
     equal weights.  Raises EsdError at the first loss that is not finite.
     """
-    return fit(denoiser, conditions, _batches(denoiser, conditions, concepts, keeps, settings), settings, report)
+    return fit(denoiser, conditions, run_batches(denoiser, conditions, concepts, keeps, settings), settings, report)
 
 
 def fit(
@@ -55,9 +55,13 @@ def fit(
     batches: Iterable[list[list[Example]]],
     settings: Settings,
     report: Report,
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> list[float]:
-    """One optimiser step for each list of micro-batches, whose gradients are averaged; returns the losses."""
-    optimizer = make_optimizer(settings, list(denoiser.trainable.values()))
+    """One optimiser step for each list of micro-batches, whose gradients are averaged; returns the losses.
+
+    Pass an optimiser to go on with its state; without one a new one is made.
+    """
+    optimizer = optimizer or make_optimizer(settings, list(denoiser.trainable.values()))
     losses: list[float] = []
     for index, micro in enumerate(batches):
         optimizer.zero_grad(set_to_none=True)
@@ -70,7 +74,7 @@ def fit(
     return losses
 
 
-def _batches(
+def run_batches(
     denoiser: Denoiser,
     conditions: Mapping[str, Condition],
     concepts: Sequence[Concept],

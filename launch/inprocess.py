@@ -32,4 +32,5 @@ def start(comfy: Path, base: Path) -> None:
     args.cpu = True
     args.base_directory = str(base)
     import utils.extra_config  # noqa: F401  before `nodes`, whose import makes `utils` mean another module
+
     import nodes  # noqa: F401

@@ -52,6 +52,11 @@ class ESDSaveCheckpoint(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, filename_prefix: str | None) -> bool | str:
+        """Refuse a bad file name before anything runs."""
+        return saving.check_name(filename_prefix)
+
+    @classmethod
     def execute(
         cls,
         model: Any,
@@ -125,6 +130,11 @@ class ESDSaveErasure(io.ComfyNode):
             outputs=[],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
         )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix: str | None) -> bool | str:
+        """Refuse a bad file name before anything runs."""
+        return saving.check_name(filename_prefix)
 
     @classmethod
     def execute(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,10 @@ localStorage.setItem('comfy.vueNodesMigration.dismissed', 'true');
 def page_at(url: str, size: tuple[int, int] = (1600, 1000)) -> Iterator[Page]:
     """The page at an address, ready; `page.errors` collects the exceptions that its scripts throw."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        home = {"HOME": tempfile.gettempdir()}  # it would write settings there
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=FLAGS, env={**os.environ, **home}
+        )
         context = browser.new_context(viewport={"width": size[0], "height": size[1]})
         context.add_init_script(INIT)
         page: Any = context.new_page()

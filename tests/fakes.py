@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from esd_pack.esd.denoiser import Condition
 from torch import Tensor
+
+from esd_pack.esd.denoiser import Condition
 
 WIDTH = 3
 

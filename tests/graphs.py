@@ -61,7 +61,7 @@ class TakeNode:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a queued graph ended, what it gave to the test, and what its nodes show."""
+    """How a queued graph ended ("refused": before it ran), what it gave to the test, and what its nodes show."""
 
     ending: str
     message: str
@@ -126,7 +126,10 @@ class Graph:
         )
         TakeNode.things.clear()
         accepted, problem, outputs, node_errors = asyncio.run(execution.validate_prompt("id", self.prompt, None))
-        assert accepted, (problem, node_errors)
+        if not accepted:
+            (faulty,) = node_errors.values()
+            message = faulty["errors"][0]["details"].partition(" - ")[2] or str(problem)
+            return Outcome("refused", message, faulty["class_type"], {}, {}, [])
         executor.execute(self.prompt, "id", {"client_id": "test"}, outputs)
         ending, data = executor.status_messages[-1]
         return Outcome(

@@ -6,6 +6,7 @@ import math
 from dataclasses import fields, replace
 
 import pytest
+
 from esd_pack.esd.concepts import Concept, Keep, make_concept, make_keep, prompts_of
 from esd_pack.esd.errors import EsdError
 from esd_pack.esd.settings import PRESETS, Settings, check, with_preset

@@ -213,7 +213,7 @@ KINDS = ("sd1", "sd2", "sdxl")
 @pytest.mark.parametrize("method", ["esd-x", "esd-u"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_point_equals_the_reference(cases: dict[str, Case], kind: str, method: str, erase_from: bool) -> None:
-    for k in (0, 6):
+    for k in (0, 4):
         distances = compare(cases[kind], method, erase_from, k)
         assert max(distances.values()) <= CLOSE, (k, distances)
 
@@ -221,20 +221,22 @@ def test_a_point_equals_the_reference(cases: dict[str, Case], kind: str, method:
 @pytest.mark.parametrize("fault", ["label", "eta"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_wrong_reference_is_told_apart(cases: dict[str, Case], kind: str, fault: str) -> None:
-    assert compare(cases[kind], "esd-x", False, 6, fault=fault)["target"] > 10 * CLOSE
+    assert compare(cases[kind], "esd-x", False, 4, fault=fault)["target"] > 10 * CLOSE
 
 
 def test_a_missing_input_scale_is_told_apart(cases: dict[str, Case]) -> None:
-    assert compare(cases["sdxl"], "esd-x", False, 6, fault="input scale")["target"] > 10 * CLOSE
+    assert compare(cases["sdxl"], "esd-x", False, 4, fault="input scale")["target"] > 10 * CLOSE
 
 
-@pytest.mark.parametrize("source", ["base", "student"])
-@pytest.mark.parametrize(("kind", "method"), [("sd1", "esd-x"), ("sd1", "esd-u"), ("sd2", "esd-x"), ("sdxl", "esd-x")])
+@pytest.mark.parametrize(("kind", "method", "source"), [
+    ("sd1", "esd-x", "base"), ("sd1", "esd-x", "student"), ("sd1", "esd-u", "base"), ("sd2", "esd-u", "base"),
+    ("sdxl", "esd-x", "base"),
+])
 def test_twenty_adam_steps_equal_the_reference(cases: dict[str, Case], kind: str, method: str, source: str) -> None:
     from esd_pack.esd.train import fit
 
     case, side = cases[kind], ours(cases[kind], method, False, source)
-    draws = [(noise_for(100 + i), (3 * i) % GRID) for i in range(20)]
+    draws = [(noise_for(100 + i), (3 * i) % 5) for i in range(20)]
     names = reference.select(case.unet, method, case.family)
     theirs = reference.train(
         case.unet, case.scheduler, case.concept(False), reference_settings(walker=source), draws, 1e-5, names

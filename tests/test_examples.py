@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from fakes import FakeDenoiser, Told, prompt_of, told
+
 from esd_pack.esd.concepts import Keep, make_concept
 from esd_pack.esd.denoiser import Condition, same_length, stack
 from esd_pack.esd.examples import Example, Lesson, Pool, Route, coarse_route, full_route, harvest, keep_lessons, lesson
 from esd_pack.esd.objective import target
 from esd_pack.esd.settings import Settings, with_preset
 from esd_pack.esd.walk import walk
-from fakes import FakeDenoiser, Told, prompt_of, told
 
 STEPS = 8
 SETTINGS = Settings(

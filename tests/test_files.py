@@ -7,10 +7,11 @@ import re
 
 import pytest
 import torch
+from safetensors import safe_open
+
 from esd_pack.esd.errors import EsdError
 from esd_pack.esd.files import write_atomically, write_safetensors
 from esd_pack.esd.weights import ErasedWeights, lora_key, save_differences
-from safetensors import safe_open
 
 try:
     import resource

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from esd_pack.esd.errors import EsdError
 from esd_pack.esd.files import write_folder_atomically, write_safetensors
-from esd_pack.esd.formats.checks import MOST_UNPACKED, pickled_names
+from esd_pack.esd.formats.checks import MOST_UNPACKED, pickled_names, safetensors_header
 from esd_pack.esd.formats.diffusers_unet import UnetShape, config
 from esd_pack.esd.formats.load import Base, load_erasure
 from esd_pack.esd.formats.lora import decompose, low_rank
@@ -444,6 +444,8 @@ class TestWriting:
         with safe_open(tmp_path / "a.safetensors", "pt") as file, opened(tmp_path / "a.safetensors") as ours:
             assert file.metadata() == ours.metadata == {"k": "v"}
             assert all(ours.tensors[n].shape == t.shape for n, t in tensors.items())
+        entries, _ = safetensors_header(tmp_path / "a.safetensors")
+        assert all(e.begin % e.dtype.itemsize == 0 for e in entries.values()), "aligned, as mapping readers want it"
 
     def test_one_tensor_at_a_time_is_in_memory(self, tmp_path):
         alive = weakref.WeakSet()
@@ -486,6 +488,7 @@ class TestWriting:
         up, down, (kept, total) = low_rank(change, rank, 1.0)
         matrix = change.flatten(1)
         u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+        assert len(low_rank(change, 99, 1.0)[1]) == min(matrix.shape), "no rank is wasted"
         best = u[:, :rank] * s[:rank] @ v[:rank]
         assert torch.allclose(up.flatten(1) @ down.flatten(1), best, atol=1e-4)
         assert kept == pytest.approx(float(s[:rank].square().sum()), rel=1e-5) and total == pytest.approx(

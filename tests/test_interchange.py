@@ -369,8 +369,12 @@ class TestCheckpoint:
         from esd_pack.nodes.host.checkpoint import save_from_source
 
         source = tmp_path / "fp32.safetensors"
-        save_file({n: t.float().contiguous() for n, t in state.items() if n.startswith(NETWORK)}, source)
-        assert save_from_source(tmp_path / "out.safetensors", source, erased.model, world.clip, {}) is None
+        fp32 = {n: t.float().contiguous() for n, t in state.items() if n.startswith(NETWORK)}
+        save_file(fp32, source, {"modelspec.title": "World", "prompt": "of the source"})
+        found = save_from_source(tmp_path / "out.safetensors", source, erased.model, world.clip, {"esd.eta": "1"})
+        assert found is None
+        with safe_open(tmp_path / "out.safetensors", "pt") as file:
+            assert file.metadata() == {"modelspec.title": "World", "esd.eta": "1"}
         assert torch.equal(answer(comfy.sd.load_diffusion_model(str(tmp_path / "out.safetensors"))), wanted)
 
     def test_other_patches_are_baked_in_too_and_metadata_follows_the_hosts_switch(
@@ -411,6 +415,22 @@ class TestCheckpoint:
                 torch.save(tensors, source)
             found = save_from_source(tmp_path / "never.safetensors", source, erased.model, world.clip, {})
             assert reason in found and not (tmp_path / "never.safetensors").exists()
+
+    def test_one_file_behind_all_three_is_found_in_the_graph(self, checkpoint, folders):
+        from esd_pack.nodes.host.provenance import whole_checkpoint
+
+        def graph_with(vae):
+            return {
+                "1": {"inputs": {"ckpt_name": NAME}},
+                "2": {"inputs": {"model": ["1", 0], "clip": ["1", 1], "lora_name": "x"}},
+                "3": {"inputs": {"clip": ["2", 1], "stop_at_clip_layer": -2}},
+                "4": {"inputs": {"vae_name": "other.safetensors"}},
+                "5": {"inputs": {"model": ["2", 0], "clip": ["3", 0], "vae": vae}},
+            }
+
+        assert whole_checkpoint(graph_with(["1", 2]), "5") == checkpoint
+        assert whole_checkpoint(graph_with(["4", 0]), "5") is None
+        assert whole_checkpoint({}, "5") is None
 
     def test_an_unknown_precision(self, graph, world, erased):
         g = graph()

@@ -45,7 +45,7 @@ def world(graph):
     g = graph()
     loaded = g.add("ESDLoadModel", ckpt_name=NAME)
     outcome = g.take(model=loaded, clip=slot(loaded, 1), vae=slot(loaded, 2)).run()
-    assert outcome.shown == {} or "SD1.x" in json.dumps(outcome.shown)
+    assert outcome.shown["1"]["text"] == ["SD1.x"]
     model, clip, vae = outcome["model"], outcome["clip"], outcome["vae"]
     g = graph()
     words, nothing = (g.add("CLIPTextEncode", clip=g.give(clip), text=text) for text in ("cat", ""))
@@ -486,8 +486,8 @@ class TestBeforeAfter:
 class TestErrors:
     """Each mistake ends in one sentence with its cause and its cure, before anything is computed where it can."""
 
-    def refused(self, outcome, message, node_type="ESDErase"):
-        assert (outcome.ending, outcome.node_type) == ("execution_error", node_type), outcome.message
+    def refused(self, outcome, message, node_type="ESDErase", ending="execution_error"):
+        assert (outcome.ending, outcome.node_type) == (ending, node_type), outcome.message
         assert re.match(message, outcome.message), outcome.message
         assert "\n" not in outcome.message
 
@@ -592,20 +592,28 @@ class TestErrors:
     def test_something_that_is_no_model(self, graph, world, no_network_call):
         self.refused(erase(graph, SimpleNamespace(model=None, clip=world.clip)), "No MODEL arrived: connect the MODEL output")
 
-    @pytest.mark.parametrize("prefix", ["../outside", "a/../../outside", "/tmp/outside", ""])
+    @pytest.mark.parametrize(("prefix", "message"), [
+        ("../outside", "The file name .* leaves the output folder: use a name"),
+        ("a/../../outside", "The file name .* leaves the output folder: use a name"),
+        ("/tmp/outside", "The file name .* leaves the output folder: use a name"),
+        ("file/x", 'The folder for "file/x" cannot be used .*: choose another name'),
+        (" ", "The file name is empty: type a name"),
+    ])
     @pytest.mark.parametrize("node_type", ["ESDSaveCheckpoint", "ESDSaveErasure"])
-    def test_file_names_that_leave_the_output_folder(self, graph, world, erased, folders, prefix, node_type):
-        g = graph()
-        if node_type == "ESDSaveCheckpoint":
-            parts = {"model": g.give(world.model), "clip": g.give(world.clip), "vae": g.give(world.vae)}
-        else:
-            parts = {"weights": g.give(erased.weights)}
-        g.add(node_type, filename_prefix=prefix, **parts)
+    def test_file_names_that_cannot_be_used(self, graph, world, erased, folders, prefix, message, node_type):
+        """Refused before anything runs where the name is typed, and by the node where a link brings it."""
+        (folders.output / "file").touch()
         before = set(folders.output.rglob("*"))
-        expected = "The file name .* leaves the output folder: use a name" if prefix else "The file name is empty: type"
-        self.refused(g.run(), expected, node_type)
+        for typed in (True, False):
+            g = graph()
+            if node_type == "ESDSaveCheckpoint":
+                parts = {"model": g.give(world.model), "clip": g.give(world.clip), "vae": g.give(world.vae)}
+            else:
+                parts = {"weights": g.give(erased.weights)}
+            g.add(node_type, filename_prefix=prefix if typed else g.give(prefix), **parts)
+            self.refused(g.run(), message, node_type, "refused" if typed else "execution_error")
         assert set(folders.output.rglob("*")) == before
-        assert not Path("/tmp/outside_00001_.safetensors").exists()
+        assert not list(folders.output.parent.glob("outside*")) and not list(Path("/tmp").glob("outside_0*"))
 
     def test_a_checkpoint_that_is_gone(self, graph):
         g = graph()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from esd_pack.esd.objective import ETA_OFFSET, eta_from_negative_guidance, loss, target
 from esd_pack.esd.settings import PRESETS
 

@@ -15,6 +15,7 @@ from reference.published import Concept, Prompt, Settings
 from torch import Tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside diffusers
+HEIGHT, WIDTH = 96, 64  # different, so that an exchange would show
 DETECTED = {"sd1": "SD15", "sd2": "SD20", "sdxl": "KOALA_700M"}
 REAL = {
     "sd": Layout((320, 640, 1280, 1280), 2, (1, 1, 1, 0), 1, (0, 1, 1, 1), 768),
@@ -59,9 +60,8 @@ def noise(seed: int = 0) -> Tensor:
 def host_call(model: Any, x: Tensor, t: Tensor, prompt: Prompt) -> Tensor:
     """Return the raw output of the host's own network, its size conditioning included."""
     extra = {}
-    if prompt.pooled is not None and prompt.time_ids is not None:
-        height, width = (int(side) for side in prompt.time_ids[0, :2])
-        extra["y"] = model.encode_adm(pooled_output=prompt.pooled, height=height, width=width)
+    if prompt.pooled is not None:
+        extra["y"] = model.encode_adm(pooled_output=prompt.pooled, height=HEIGHT, width=WIDTH)
     return model.diffusion_model(x, t[None].float(), context=prompt.hidden, **extra)
 
 
@@ -82,8 +82,7 @@ def test_small_networks_equal_the_hosts(comfy: Any, kind: models.Kind) -> None:
     state = dict(pair(kind).state)
     model = load_state_dict_guess_config(state, output_vae=False, output_clip=False)[0].model
     assert type(model.model_config).__name__ == DETECTED[kind]
-    height = 64 if kind != "sdxl" else 96
-    check_network(pair(kind).unet, model, models.random_prompts(kind, 2, height=height))
+    check_network(pair(kind).unet, model, models.random_prompts(kind, 2, height=HEIGHT, width=WIDTH))
 
 
 def test_playground_equals_the_hosts(playground: Any, checkpoint: Path, comfy_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from esd_pack.esd.errors import EsdError
 from esd_pack.esd.selection import METHODS, SDXL_UNET, UNET, Naming, Weight, select
 

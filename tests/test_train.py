@@ -9,12 +9,13 @@ from dataclasses import replace
 import numpy
 import pytest
 import torch
+from fakes import FakeDenoiser, Told
+
 from esd_pack.esd import train
 from esd_pack.esd.concepts import Keep, make_concept
 from esd_pack.esd.errors import EsdError
 from esd_pack.esd.examples import Pool, keep_lessons, lesson
 from esd_pack.esd.settings import Settings
-from fakes import FakeDenoiser, Told
 
 CAT = make_concept("cat")
 SETTINGS = Settings(

@@ -41,9 +41,9 @@ _UPSTREAM = {
     "model": _MODEL_INPUTS,
     "base_model": _MODEL_INPUTS,
     "clip": ("clip", "clip1", *_MODEL_INPUTS),
-    "vae": ("vae",),
+    "vae": (),
 }
-"""Which inputs of the nodes between a loader and an input carry the same kind of thing on."""
+"""Which inputs of the nodes between a loader and an input carry the same kind of thing on; a VAE must come directly."""
 
 
 def whole_checkpoint(prompt: Mapping[str, Any] | None, node_id: str | None) -> Path | None:

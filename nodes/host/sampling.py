@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import comfy.sample
@@ -14,6 +15,7 @@ from torch import Tensor
 from ...esd.denoiser import same_length
 from ...esd.errors import EsdError
 from .families import spatial_ratio
+from .interrupt import Progress
 from .loading import require_parts
 
 BATCH = 8
@@ -39,11 +41,17 @@ def draw(model: Any, clip: Any, vae: Any, prompts: Sequence[str], choice: Sample
     conditions = {p: _encode(clip, p) for p in dict.fromkeys(("", *prompts))}
     ratio = spatial_ratio(model)
     shape = (model.model.latent_format.latent_channels, choice.height // ratio, choice.width // ratio)
-    pictures = [
-        vae.decode(_sample(model, conditions, prompts[i : i + BATCH], choice, i, shape))
-        for i in range(0, len(prompts), BATCH)
-    ]
+    progress = Progress(len(prompts) * choice.steps)
+    pictures = []
+    for first in range(0, len(prompts), BATCH):
+        batch = prompts[first : first + BATCH]
+        latents = _sample(model, conditions, batch, choice, first, shape, partial(_report, progress, len(batch)))
+        pictures.append(vae.decode(latents))
     return torch.cat(pictures)
+
+
+def _report(progress: Progress, pictures: int, *step: object) -> None:
+    progress.passed(pictures)
 
 
 def _encode(clip: Any, prompt: str) -> list[Any]:
@@ -52,14 +60,14 @@ def _encode(clip: Any, prompt: str) -> list[Any]:
 
 def _sample(
     model: Any, conditions: dict[str, Any], prompts: Sequence[str], choice: SamplerChoice, first: int,
-    shape: tuple[int, int, int],
+    shape: tuple[int, int, int], callback: Callable[..., None],
 ) -> Tensor:
     empty = torch.zeros((len(prompts), *shape))
     noise = torch.cat([comfy.sample.prepare_noise(empty[:1], choice.seed + first + i) for i in range(len(prompts))])
     positive = _batched([conditions[p] for p in prompts])
     return comfy.sample.sample(
         model, noise, choice.steps, choice.cfg, choice.sampler_name, choice.scheduler, positive, conditions[""],
-        empty, seed=choice.seed,
+        empty, callback=callback, disable_pbar=True, seed=choice.seed,
     )
 
 

@@ -32,11 +32,24 @@ def output_path(prefix: str, ending: str) -> Path:
         raise EsdError("The file name is empty: type a name such as esd/erased.")
     try:
         folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+    except OSError as error:
+        raise EsdError(
+            f'The folder for "{prefix}" cannot be used ({error.strerror or error}): choose another name, or allow '
+            "writing in the output folder."
+        ) from error
     except Exception as error:  # the host raises a bare Exception for a path that leaves the folder
         raise EsdError(
             f'The file name "{prefix}" leaves the output folder: use a name, or a sub-folder and a name.'
         ) from error
     return Path(folder) / f"{name}_{counter:05}_{ending}"
+
+
+def check_name(prefix: str | None) -> bool | str:
+    """True, or why no file can have this name: the host asks before anything runs (None where a link brings it)."""
+    try:
+        return prefix is None or bool(output_path(prefix, ""))
+    except EsdError as error:
+        return str(error)
 
 
 def listing(path: Path, text: str) -> dict[str, list[Any]]:

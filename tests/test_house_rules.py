@@ -1,0 +1,112 @@
+"""Rules of the house that can be read off the source: who imports whom, sizes, plain characters, no print."""
+
+from __future__ import annotations
+
+import ast
+import statistics
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACK = sorted([*(ROOT / "esd").rglob("*.py"), *(ROOT / "nodes").rglob("*.py"), ROOT / "__init__.py", ROOT / "version.py"])
+SOURCES = sorted(
+    path for path in ROOT.rglob("*.py") if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
+)
+HOST_MODULES = {
+    "comfy", "comfy_extras", "comfy_execution", "comfy_config", "folder_paths", "server", "latent_preview", "execution",
+    "nodes", "node_helpers", "app", "utils", "api_server", "main",
+}
+TORCH_AND_FRIENDS = {"torch", "einops", "safetensors"}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    """The first part of every absolute import, and the rest of every relative one with its dots."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name.partition(".")[0], 0) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield (node.module or "").partition(".")[0] if not node.level else node.module or "", node.level
+
+
+def functions(path: Path) -> Iterator[tuple[str, int]]:
+    """Name and number of lines of every function, without its docstring."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0]
+            doc = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
+            yield node.name, node.end_lineno - node.lineno + 1 - (first.end_lineno - first.lineno + 1 if doc else 0)
+
+
+def test_there_is_something_to_look_at():
+    assert len(PACK) > 20 and len(SOURCES) > len(PACK)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "esd").rglob("*.py")), ids=name_of)
+def test_the_method_knows_no_host(path):
+    folder = path.relative_to(ROOT).parent
+    for module, level in imports(path):
+        if level:
+            assert level <= len(folder.parts), f"{name_of(path)} reaches out of esd/ for {module}"
+        else:
+            assert module in TORCH_AND_FRIENDS | set(sys.stdlib_module_names), f"{name_of(path)} imports {module}"
+
+
+@pytest.mark.parametrize("path", [p for p in PACK if "host" not in p.parts and "esd" not in p.relative_to(ROOT).parts], ids=name_of)
+def test_only_nodes_host_imports_the_host(path):
+    assert not {module for module, level in imports(path) if not level} & HOST_MODULES
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "nodes").rglob("*.py")), ids=name_of)
+def test_nodes_import_nothing_of_launch_tests_and_playground(path):
+    imported = {module.partition(".")[0] for module, _ in imports(path)}
+    assert not imported & {"launch", "tests", "playground", "bench", "esd_pack"}
+
+
+def test_no_function_is_long_and_most_are_short():
+    found = {(name_of(path), name): lines for path in SOURCES if "tests" not in path.parts for name, lines in functions(path)}
+    schemas = {key for key in found if key[1] == "define_schema"}  # data: a line an input
+    longest = {key: lines for key, lines in found.items() if key not in schemas and lines > 60}
+    assert longest == {}
+    lengths = [lines for key, lines in found.items() if key not in schemas]
+    assert statistics.median(lengths) <= 12
+    assert sum(lines <= 40 for lines in lengths) >= 0.9 * len(lengths)
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if "tests" not in path.parts], ids=name_of)
+def test_no_file_is_long(path):
+    assert len(path.read_text("utf-8").splitlines()) <= 300
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_every_file_can_be_read_on_windows(path):
+    path.read_bytes().decode("utf-8").encode("cp1252")
+
+
+@pytest.mark.parametrize("path", PACK, ids=name_of)
+def test_nothing_prints_or_evaluates(path):
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+    assert not {call.id for call in calls if isinstance(call, ast.Name)} & {"print", "eval", "exec", "breakpoint"}
+
+
+@pytest.mark.parametrize("path", PACK, ids=name_of)
+def test_no_function_rebinds_a_module_s_name(path):
+    tree = ast.parse(path.read_text("utf-8"))
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Global)]
+
+
+@pytest.mark.parametrize("path", PACK, ids=name_of)
+def test_everything_public_has_a_docstring(path):
+    tree = ast.parse(path.read_text("utf-8"))
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    found = [node for node in ast.walk(tree) if isinstance(node, kinds)]
+    inner = {child for node in found if not isinstance(node, ast.ClassDef) for child in ast.walk(node) if child is not node}
+    public = [node for node in found if node not in inner and not node.name.startswith("_")]
+    assert [node.name for node in public if not ast.get_docstring(node)] == []
+    assert ast.get_docstring(tree)
