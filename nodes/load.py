@@ -31,10 +31,11 @@ class ESDLoadModel(io.ComfyNode):
                 io.Clip.Output(display_name="CLIP", tooltip="The text encoder of the checkpoint."),
                 io.Vae.Output(display_name="VAE", tooltip="The image encoder and decoder of the checkpoint."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, ckpt_name: str) -> io.NodeOutput:
         """Load, and show the family."""
-        loaded = loading.load(ckpt_name)
+        loaded = loading.load(ckpt_name, cls.hidden.unique_id)
         return io.NodeOutput(loaded.model, loaded.clip, loaded.vae, ui={"text": [loaded.summary]})

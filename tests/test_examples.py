@@ -274,12 +274,29 @@ def test_levels_of_a_walk_are_drawn_without_repeats():
         assert len({example.sigma for example in examples[start : start + 3]}) == 3
 
 
-def test_concepts_share_the_walks_by_weight_and_reproducibly():
-    shared = [(taught(make_concept("cat"), 1.0), 3.0), (taught(make_concept("dog"), 1.0), 1.0)]
+SHARED = [(taught(make_concept("cat")), 3.0), (taught(make_concept("dog")), 1.0)]
+
+
+def test_concepts_share_a_pool_s_walks_by_weight_and_reproducibly():
     settings = replace(SETTINGS, points_per_walk=1, walk_batch=4, pool=400, walk_steps=2)
-    first, again = (Counter(example.prompt for example in pool(shared, settings, 400)) for _ in range(2))
-    assert first == again
-    assert 260 <= first["cat"] <= 340 and first["cat"] + first["dog"] == 400  # 300 expected, 4.6 standard deviations
+    first, again = (pool(SHARED, settings, 400) for _ in range(2))
+    assert [example.prompt for example in first] == [example.prompt for example in again]
+    counts = Counter(example.prompt for example in first)
+    assert abs(counts["cat"] - 300) <= 1 and abs(counts["dog"] - 100) <= 1
+
+
+def test_concepts_share_published_walks_by_weight():
+    """One walk a pool: each is drawn by chance."""
+    settings = replace(SETTINGS, points_per_walk=1, walk_batch=1, pool=1, walk_steps=2)
+    counts = Counter(example.prompt for example in pool(SHARED, settings, 400))
+    assert 260 <= counts["cat"] <= 340 and counts["cat"] + counts["dog"] == 400  # 4.6 standard deviations
+
+
+def test_a_pool_leaves_every_concept_a_walk_of_its_own():
+    words = ["cat", "dog", "apple", "ghost", "hat"]
+    settings = replace(SETTINGS, points_per_walk=8, walk_batch=3, pool=10)
+    counts = Counter(example.prompt for example in pool([(taught(make_concept(w)), 1.0) for w in words], settings, 10))
+    assert counts == dict.fromkeys(words, 2)
 
 
 def test_refresh_0_draws_each_point_once():

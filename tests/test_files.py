@@ -75,9 +75,12 @@ def test_the_name_stands_for_the_old_file_until_the_new_one_is_whole(tmp_path):
 
     def write(temporary):
         temporary.write_bytes(b"new")
+        written.append(temporary.stat().st_ino)
         assert path.read_bytes() == b"old"
 
+    written: list[int] = []
     write_atomically(path, write)
+    assert [path.stat().st_ino] == written  # renamed, not copied
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("w.bin", b"new")]
 
 

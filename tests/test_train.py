@@ -108,6 +108,8 @@ def test_a_batch_equals_the_same_points_accumulated():
     assert [len(x) for x in trained_on(batched)] == [4] * 12
     assert [len(x) for x in trained_on(accumulated)] == [1] * 48
     assert torch.equal(torch.cat(trained_on(batched)), torch.cat(trained_on(accumulated)))
+    for name, weight in batched.trainable.items():  # Adam would hide a factor
+        assert torch.allclose(weight.grad, accumulated.trainable[name].grad, rtol=1e-4)
 
 
 def test_batch_loss_is_the_mean_over_its_points():
@@ -132,6 +134,8 @@ def test_keeps_do_not_move_what_the_concepts_draw():
     assert not equal(plain, kept)
     assert all(len(x) == 4 for x in trained_on(kept))
     assert torch.equal(torch.cat(trained_on(plain)), torch.cat([x[:2] for x in trained_on(kept)]))
+    levels = torch.stack([call.sigma for call in kept.calls if call.training])
+    assert not torch.equal(levels[:, :2], levels[:, 2:])  # nor do the keeps copy them
 
 
 @pytest.mark.parametrize("weight", [0.5, 1.0, 3.0])

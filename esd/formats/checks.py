@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickletools
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -25,6 +24,16 @@ MOST_PICKLE = 64 * 2**20
 
 MOST_UNPACKED = 16
 """How many times its own size a zip file may unpack to: PyTorch does not squeeze, and weights hardly can be."""
+
+
+_SIZES = {
+    **dict.fromkeys(("Untyped", "Bool", "Byte", "Char"), 1),
+    **dict.fromkeys(("Short", "Half", "BFloat16"), 2),
+    **dict.fromkeys(("Int", "Float"), 4),
+    **dict.fromkeys(("Long", "Double"), 8),
+}
+STORAGES = {f"torch.{kind}Storage": size for kind, size in _SIZES.items()} | {"torch.storage.UntypedStorage": 1}
+"""The storage types that PyTorch files name, and the bytes of one element."""
 
 
 @dataclass(frozen=True)
@@ -118,23 +127,39 @@ def check_torch_zip(path: Path) -> bool:
                 raise EsdError(
                     f"{path.name} would unpack to {total} bytes from {size} (a zip bomb): do not use this file."
                 )
-            pickle = next((r for r in records if r.filename.count("/") == 1 and r.filename.endswith("/data.pkl")), None)
-            if pickle is None or pickle.file_size > MOST_PICKLE:
+            pickles = [r for r in records if r.filename.count("/") == 1 and r.filename.endswith("/data.pkl")]
+            if len(pickles) != 1 or pickles[0].file_size > MOST_PICKLE:
                 raise EsdError(
                     f"{path.name} is a zip file without PyTorch weights in it: unpack it and choose the weights."
                 )
-            with archive.open(pickle) as file:
-                check_pickle(path, file)
+            with archive.open(pickles[0]) as file:
+                storages = check_pickle(path, file)
+            folder = pickles[0].filename.removesuffix("data.pkl")
+            _require_storages(path, storages, {r.filename.removeprefix(folder): r.file_size for r in records})
     except (zipfile.BadZipFile, EOFError, OSError) as error:
         raise EsdError(f"{path.name} is damaged ({error}): download it again.") from error
     return plain
 
 
-def check_pickle(path: Path, file: IO[bytes]) -> None:
-    """Refuse a pickle that names anything beside tensors and plain containers, without running any of it."""
+def _require_storages(path: Path, storages: dict[str, int], sizes: dict[str, int]) -> None:
+    for key, claimed in storages.items():
+        found = sizes.get(f"data/{key}", -1)
+        if found != claimed:
+            raise EsdError(
+                f"{path.name} is damaged: its weights claim {claimed} bytes of a record of {max(found, 0)}; "
+                "download it again."
+            )
+
+
+def check_pickle(path: Path, file: IO[bytes]) -> dict[str, int]:
+    """Refuse a pickle that names anything beside tensors and plain containers, without running any of it.
+
+    Returns the bytes that it claims of each storage.
+    """
     try:
-        names = dict.fromkeys(pickled_names(file))
-    except (ValueError, IndexError) as error:  # the pickle parser's own errors
+        names, storages = pickled_names(file)
+        claimed = {key: numel * STORAGES.get(kind, 1) for key, (kind, numel) in storages.items()}
+    except (ValueError, IndexError, TypeError) as error:  # the pickle parser's own errors
         raise EsdError(f"{path.name} is damaged: its pickle cannot be read ({error}); download it again.") from error
     allowed = _allowed()
     for name in names:
@@ -143,31 +168,39 @@ def check_pickle(path: Path, file: IO[bytes]) -> None:
                 f"{path.name} holds the Python object {name}, which is not a weight and could run code: "
                 "do not use this file, or ask its maker for a safetensors file."
             )
+    return claimed
 
 
-def pickled_names(file: IO[bytes]) -> Iterator[str]:
-    """Every `module.name` that a pickle refers to, found by reading its opcodes."""
-    recent: list[str] = []
-    memo: dict[int, str] = {}
+def pickled_names(file: IO[bytes]) -> tuple[list[str], dict[str, tuple[str, int]]]:
+    """Every `module.name` that a pickle refers to, and each storage's type and length, found by reading its opcodes.
+
+    PyTorch refers to a storage by ("storage", type, key, device, length), five plain values in a row.
+    """
+    names: list[str] = []
+    storages: dict[str, tuple[str, int]] = {}
+    recent: list[Any] = []
+    memo: dict[int, Any] = {}
     for opcode, argument, _ in pickletools.genops(file):
-        if opcode.name in ("GLOBAL", "INST"):
-            yield str(argument).replace(" ", ".")
-        elif opcode.name == "STACK_GLOBAL":
-            yield ".".join(recent[-2:])
-        elif "UNICODE" in opcode.name:
-            recent.append(str(argument))
-        elif opcode.name == "MEMOIZE":
-            memo[len(memo)] = recent[-1] if recent else ""
-        elif "PUT" in opcode.name:
-            memo[int(argument or 0)] = recent[-1] if recent else ""
+        if opcode.name in ("GLOBAL", "INST", "STACK_GLOBAL"):
+            names.append(".".join(map(str, recent[-2:])) if argument is None else str(argument).replace(" ", "."))
+            recent.append(names[-1])
+        elif opcode.name == "MEMOIZE" or "PUT" in opcode.name:
+            memo[len(memo) if argument is None else int(argument)] = recent[-1] if recent else None
         elif "GET" in opcode.name:
-            recent.append(memo.get(int(argument or 0), ""))
+            recent.append(memo.get(int(argument or 0)))
+        elif any(word in opcode.name for word in ("UNICODE", "INT", "LONG")):
+            recent.append(argument)
+        elif opcode.name == "BINPERSID":
+            _, kind, key, _, length = recent[-5:]
+            storages[str(key)] = (str(kind), int(length))
+    return names, storages
 
 
 def _allowed() -> set[str]:
     known = {
         "collections.OrderedDict",
         "torch._utils._rebuild_tensor_v2",
+        "torch._utils._rebuild_tensor_v3",
         "torch._utils._rebuild_parameter",
         "torch.Size",
     }
@@ -179,4 +212,4 @@ def _allowed() -> set[str]:
 
 def _is_tensor_part(name: str) -> bool:
     module, _, leaf = name.rpartition(".")
-    return module == "torch" and (leaf.endswith("Storage") or isinstance(getattr(torch, leaf, None), torch.dtype))
+    return name in STORAGES or (module == "torch" and isinstance(getattr(torch, leaf, None), torch.dtype))

@@ -86,12 +86,18 @@ def _reader_for(start: bytes) -> Callable[[Path, IO[bytes]], StoredFile]:
     return _safetensors
 
 
-def flattened(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+MOST_NESTING = 8
+"""Tables inside tables; published files have two."""
+
+
+def flattened(tree: Mapping[Any, Any], prefix: str = "", depth: int = 1) -> Iterator[tuple[str, Tensor]]:
     """`{module: {parameter: tensor}}` as `module.parameter`; raises EsdError, by name, for what is no tensor."""
+    if depth > MOST_NESTING:
+        raise EsdError("The file nests tables without end: choose a file of plain weights.")
     for key, value in tree.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict):
-            yield from flattened(value, f"{name}.")
+            yield from flattened(value, f"{name}.", depth + 1)
         elif isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized:
             yield name, value.detach()
         else:

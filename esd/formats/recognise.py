@@ -160,7 +160,8 @@ def _product(module: str, parts: Mapping[str, StoredTensor], network: Network) -
     wanted = network.shapes.get(f"{module}.weight", ())
     rank = down.shape[0] if down.shape else 0
     shape = (up.shape[0], *down.shape[1:]) if up.shape else ()
-    if not rank or prod(up.shape) != shape[0] * rank or not fits(shape, wanted):
+    alpha = prod(parts["alpha"].shape) if "alpha" in parts else 1
+    if not rank or alpha != 1 or prod(up.shape) != shape[0] * rank or not fits(shape, wanted):
         raise EsdError(
             f"The LoRA was made for another kind of model ({module} would be {shape} and is {wanted} in this MODEL): "
             "load the model it was made from."

@@ -14,6 +14,7 @@ from ...esd.denoiser import Condition
 from ...esd.errors import EsdError
 
 
+@torch.no_grad()
 def encode(
     model: Any, clip: Any, prompts: Iterable[str], latent_shape: tuple[int, ...], device: torch.device
 ) -> dict[str, Condition]:

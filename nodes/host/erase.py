@@ -16,14 +16,14 @@ from ...esd.concepts import Concept, Keep, prompts_of
 from ...esd.examples import COARSEST, keep_lessons
 from ...esd.selection import select
 from ...esd.settings import Settings, check
-from ...esd.train import Step, erase
+from ...esd.train import Report, erase
 from ...esd.weights import ErasedWeights
 from .apply import apply
 from .conditions import encode
 from .denoiser import HostDenoiser
 from .families import NETWORK_PREFIX, Family, identify, native_latent
-from .interrupt import Progress
-from .memory import clear, estimate, free_for, require
+from .interrupt import Progress, Ticker, say
+from .memory import Need, clear, estimate, free_for, require
 from .network import private_network, weights_of
 from .provenance import run_metadata
 
@@ -50,6 +50,7 @@ class Plan:
     device: torch.device
     dtype: torch.dtype
     checkpointing: bool
+    need: Need
 
 
 def erase_model(
@@ -60,16 +61,20 @@ def erase_model(
     settings: Settings,
     base: Path | None = None,
     node_id: str | None = None,
-    report: Callable[[Step], bool] = lambda step: False,
+    report: Report | None = None,
 ) -> Erased:
-    """Erase the concepts from a clone of the MODEL; raises EsdError before any training where it can know."""
+    """Erase the concepts from a clone of the MODEL; raises EsdError before any training where it can know.
+
+    `node_id` is the node that shows progress; `report` hears of every step instead of it.
+    """
     plan = make_plan(model, settings)
+    say(node_id, f"{plan.family.name}, {len(plan.names)} tensors learn; needs {plan.need}")
     conditions = encode(model, clip, prompts_of(concepts, keeps), plan.latent_shape, plan.device)
     clear(plan.device)
     progress = Progress(planned_passes(plan.settings, keeps), node_id)
     with torch.inference_mode(False), _training_mode():
         denoiser = make_denoiser(model, plan, progress.passed)
-        losses = erase(denoiser, conditions, concepts, keeps, plan.settings, report)
+        losses = erase(denoiser, conditions, concepts, keeps, plan.settings, report or Ticker(node_id))
         differences = {NETWORK_PREFIX + name: t for name, t in denoiser.difference().items()}
     log.info("ESD: %d steps, %d network passes, last loss %.3g", len(losses), progress.done, losses[-1])
     metadata = run_metadata(concepts, keeps, plan.settings, plan.family, base, len(losses))
@@ -93,7 +98,7 @@ def make_plan(model: Any, settings: Settings) -> Plan:
         need = estimate(model, names, latent, settings, device, dtype, checkpointing)
     log.info("ESD: %s, %s trains %d tensors; memory needed: %s", family.name, settings.method, len(names), need)
     require(need, device)
-    return Plan(family, settings, names, latent, device, dtype, checkpointing)
+    return Plan(family, settings, names, latent, device, dtype, checkpointing, need)
 
 
 def _dtype(precision: str, model: Any, device: torch.device) -> torch.dtype:

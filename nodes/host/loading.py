@@ -11,6 +11,7 @@ import folder_paths
 
 from ...esd.errors import EsdError
 from .families import identify
+from .interrupt import say
 
 log = logging.getLogger("esd")
 
@@ -30,8 +31,8 @@ def checkpoints() -> list[str]:
     return folder_paths.get_filename_list("checkpoints")
 
 
-def load(name: str) -> Loaded:
-    """Load a checkpoint by its listed name; raises EsdError when it is missing or cannot be erased."""
+def load(name: str, node_id: str | None = None) -> Loaded:
+    """Load a checkpoint by its listed name and say on the node what it is; raises EsdError when it is missing or cannot be erased."""
     path = folder_paths.get_full_path("checkpoints", name)
     if path is None:
         raise EsdError(f'There is no checkpoint "{name}": put it into models/checkpoints and refresh (R).')
@@ -45,6 +46,7 @@ def load(name: str) -> Loaded:
     note = f", without {' and '.join(missing)}: load it separately" if missing else ""
     summary = f"{family.name}{' (experimental)' if family.experimental else ''}{note}"
     log.info("ESD: %s is %s", name, summary)
+    say(node_id, summary)
     return Loaded(model, clip, vae, summary)
 
 
@@ -60,3 +62,4 @@ def require_parts(clip: Any, vae: Any) -> None:
             raise EsdError(
                 f"No {name} arrived: connect the {name} output of a checkpoint that has one, or of Load {name}."
             )
+
