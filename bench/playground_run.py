@@ -9,7 +9,7 @@ import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -20,27 +20,18 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 from launch import base, inprocess  # noqa: E402
+from playground.world import Rate  # noqa: E402
 
-STEPS = 10
-"""Sampling steps of the judged pictures: at 10 the judge finds what the prompt names as often as at 20."""
-
-
-@dataclass(frozen=True)
-class Rate:
-    """How often the judge found what a prompt names, before and after, among n pictures."""
-
-    before: float
-    after: float
-    n: int
-
-    def __str__(self) -> str:
-        return f"{self.before:.0%} > {self.after:.0%} ({self.n})"
+SIZE = {"width": 64, "height": 64}
+"""The playground's pictures."""
 
 
 class Playground:
     """The playground model in the host, and pictures of it judged."""
 
-    def __init__(self) -> None:
+    def __init__(self, picture_steps: int = 10) -> None:
+        """`picture_steps` is how many sampling steps each judged picture takes."""
+        self.picture_steps = picture_steps
         logging.disable(logging.INFO)
         os.environ.setdefault("TQDM_DISABLE", "1")
         host = Path(os.environ.get("COMFYUI_PATH") or base.OWN_HOST).resolve()
@@ -62,7 +53,7 @@ class Playground:
 
     def verdict(self, model: Any, prompts: Sequence[str], seed: int = 1000) -> Any:
         """The judge on one picture a prompt (DDIM, guidance 3)."""
-        choice = self.sampling.SamplerChoice(seed, STEPS, 3.0, "ddim", "ddim_uniform", 64, 64)
+        choice = self.sampling.SamplerChoice(seed, self.picture_steps, 3.0, "ddim", "ddim_uniform", 64, 64)
         with torch.inference_mode():
             return self.judge.judge(self.sampling.draw(model, self.loaded.clip, self.loaded.vae, prompts, choice))
 
@@ -85,6 +76,11 @@ class Playground:
             result[name] = Rate(*(sum(h[part]) / max(len(group), 1) for h in hits), len(group))
             start += len(group)
         return result
+
+
+def short(rate: Rate) -> str:
+    """A rate for a table: before > after (pictures)."""
+    return f"{rate.before:.0%} > {rate.after:.0%} ({rate.n})"
 
 
 def write_json(path: str | None, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from playground_run import Playground, as_json, write_json
+from playground_run import SIZE, Playground, as_json, short, write_json
 
-SIZE = {"width": 64, "height": 64}
 REPEATS = 16
 """Pictures of what is erased, in each row."""
 
@@ -112,8 +111,9 @@ def run(world: Playground, task: Task, change: dict[str, Any], seed: int) -> dic
     rates = world.rates(erased.model, groups)
     row = {"task": task.name, "change": change, "settings": asdict(settings), "seconds": seconds, **as_json(rates)}
     words = ", ".join(f"{k} {v}" for k, v in change.items()) or (preset if preset != "custom" else "defaults")
-    extra = rates.get("unseen") or rates.get("replaced") or ""
-    shown = (task.name, words, rates["erased"], rates["neighbours"], rates["rest"], extra, f"{seconds:.0f}")
+    extra = rates.get("unseen") or rates.get("replaced")
+    counted = [short(each) for each in (rates["erased"], rates["neighbours"], rates["rest"])]
+    shown = (task.name, words, *counted, short(extra) if extra else "", f"{seconds:.0f}")
     print("| " + " | ".join(str(each) for each in shown) + " |", flush=True)
     return row
 

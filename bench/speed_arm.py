@@ -86,6 +86,7 @@ def diffusers_unet(name: str, device: str) -> Any:
 def random_state(name: str, dtype: torch.dtype) -> dict[str, Tensor]:
     """Random weights of the real shape under the host's names."""
     from published import reference  # noqa: F401  puts the tests' folder on the path
+
     from reference.models import key_map
 
     generator = torch.Generator().manual_seed(0)
@@ -99,6 +100,7 @@ def random_state(name: str, dtype: torch.dtype) -> dict[str, Tensor]:
 def published(name: str, on: Subject, points: int, erased: bool, method: str) -> dict[str, Any]:
     """The published procedure on diffusers."""
     from published import PublishedTrainer, reference
+
     from reference import models
 
     state = on.model.model.diffusion_model.state_dict()

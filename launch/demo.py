@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from playground import world
+from playground.world import Rate
 
 from . import workflow
 from .base import ROOT, RUN
@@ -26,21 +27,8 @@ if TYPE_CHECKING:
 
 WORKFLOW = ROOT / "workflows" / "erase_an_object.json"
 BASE = RUN / "base"
-SAMPLING = {"steps": 20, "cfg": 3.0, "sampler_name": "ddim", "scheduler": "ddim_uniform", "width": 64, "height": 64}
+SAMPLING = {"steps": 10, "cfg": 3.0, "sampler_name": "ddim", "scheduler": "ddim_uniform", "width": 64, "height": 64}
 FIRST_SEED = 1000
-
-
-@dataclass(frozen=True)
-class Rate:
-    """How often the judge found what was asked for, before and after, in `n` pictures each."""
-
-    before: float
-    after: float
-    n: int
-
-    def __str__(self) -> str:
-        counts = (f"{round(rate * self.n)} of {self.n} ({100 * rate:.0f} %)" for rate in (self.before, self.after))
-        return "before {}, after {}".format(*counts)
 
 
 @dataclass(frozen=True)

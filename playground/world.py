@@ -102,3 +102,16 @@ def prompts_for_others(subject: Subject, rounds: int = 2) -> list[Judged]:
     others = [Subject(subject.head, name) for name in HEADS[subject.head] if name != subject.name]
     each = max(1, rounds * (len(OBJECTS) - 1) // len(others))
     return [judged for other in others for judged in carried_prompts(other, each)]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How often the judge found what was asked for, before and after, in `n` pictures each."""
+
+    before: float
+    after: float
+    n: int
+
+    def __str__(self) -> str:
+        counts = (f"{round(rate * self.n)} of {self.n} ({100 * rate:.0f} %)" for rate in (self.before, self.after))
+        return "before {}, after {}".format(*counts)

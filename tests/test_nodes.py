@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -279,6 +280,104 @@ def cancelling_at(tick):
 def recording():
     """Notes every tick."""
     return _Ticks()
+
+
+class TestDenoiser:
+    """The private network behind a run: two faces over the host's own memory."""
+
+    @pytest.fixture
+    def denoiser(self, world):
+        """A fresh one for the playground's esd-x, with gradient checkpointing."""
+        from esd_pack.esd.settings import Settings
+        from esd_pack.nodes.host import erase as host
+
+        plan = host.make_plan(world.model, Settings(width=64, height=64, checkpointing="on"))
+        return host.make_denoiser(world.model, plan, lambda samples: None)
+
+    @pytest.fixture
+    def question(self, world):
+        """x, sigma and condition of two samples, as ordinary tensors."""
+        from esd_pack.esd.denoiser import Condition
+
+        random = torch.Generator().manual_seed(0)
+        context = torch.cat([world.words[0][0].clone(), world.nothing[0][0].clone()]).float()
+        return torch.randn((2, 4, 8, 8), generator=random), torch.tensor([5.0, 0.5]), Condition({"c_crossattn": context})
+
+    def move(self, denoiser):
+        with torch.no_grad():
+            for weight in denoiser.trainable.values():
+                weight += 0.01
+
+    def test_the_base_answers_as_the_host_s_own_model(self, world, denoiser, question):
+        x, sigma, condition = question
+        with torch.no_grad():
+            expected = world.model.model.apply_model(x, sigma, c_crossattn=condition.tensors["c_crossattn"])
+            found = denoiser.denoised(denoiser.predict(*question), x, sigma)
+        assert torch.linalg.norm(found - expected) < 1e-5 * torch.linalg.norm(expected)
+
+    def test_the_base_s_weights_are_the_host_s_memory(self, world, denoiser):
+        """One network in memory, never two."""
+        ours = {PREFIX + name: weight.data_ptr() for name, weight in denoiser.network.named_parameters()}
+        assert ours == {name: weight.data_ptr() for name, weight in world.model.model_state_dict(PREFIX).items()}
+
+    def test_the_student_starts_as_the_base_and_the_base_stays(self, denoiser, question):
+        with torch.no_grad():
+            before = denoiser.predict(*question)
+            with denoiser.student():
+                assert torch.equal(denoiser.predict(*question), before)
+            self.move(denoiser)
+            assert torch.equal(denoiser.predict(*question), before)
+            with denoiser.student():
+                assert not torch.allclose(denoiser.predict(*question), before, atol=1e-3)
+            assert torch.equal(denoiser.predict(*question), before)
+
+    def test_difference_is_student_minus_base(self, denoiser):
+        self.move(denoiser)
+        found = denoiser.difference()
+        assert len(found) == TEXT_ATTENTION
+        for name, weight in denoiser.network.named_parameters():
+            if name in found:
+                assert torch.equal(found[name], denoiser.trainable[name] - weight)
+
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_closing_the_student_leaves_its_network_as_it_was(self, denoiser, question, fails):
+        def state():
+            return {n: (set(m.__dict__), *map(id, m._parameters.values())) for n, m in denoiser.network.named_modules()}
+
+        before = state()
+        with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext(), denoiser.student():
+            assert state() != before
+            denoiser.predict(*question).square().mean().backward()
+            if fails:
+                raise ZeroDivisionError
+        assert state() == before
+        assert all(weight.grad.abs().max() > 0 for weight in denoiser.trainable.values())
+
+    def test_the_walk_s_levels_are_the_network_s_own_timesteps(self, world, denoiser):
+        """Leading spacing with offset 1, as published: labels 981, 961 ... 1, each exactly on the trained schedule."""
+        sigmas = denoiser.sigmas(50)
+        assert sigmas[-1] == 0 and len(sigmas) == 51
+        assert denoiser.sampling.timestep(sigmas[:-1]).tolist() == list(range(981, 0, -20))
+        assert torch.equal(sigmas[:-1], world.model.get_model_object("model_sampling").sigmas[range(981, 0, -20)])
+
+    def test_each_network_call_asks_for_the_cancel_flag(self, comfy):
+        import comfy.model_management as management
+        from esd_pack.nodes.host.interrupt import Progress
+
+        progress = Progress(10)
+        progress.passed(4)
+        management.interrupt_current_processing()
+        with pytest.raises(management.InterruptProcessingException):
+            progress.passed(4)
+        progress.passed(2)  # the flag is taken
+
+    def test_updates_smaller_than_the_network_s_precision_are_kept(self, graph, world):
+        """At 1e-6 a weight in bf16 would never move."""
+        weights = erase(graph, world, settings={"precision": "bf16"}, learning_rate=1e-6, steps=1)["weights"]
+        for name, difference in weights.differences.items():
+            assert difference.dtype == torch.float32, name
+            assert 0 < difference.abs().max() < 2e-6, name
+        assert max(difference.abs().max() for difference in weights.differences.values()) > 9e-7
 
 
 class TestApply:

@@ -1,0 +1,172 @@
+"""Each model family, as a small random network of its real layout, through the host's own detection and classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from reference import models
+from torch import Tensor
+
+SIDE = 64
+
+
+class RandomText:
+    """A text encoder's socket with embeddings made from the words."""
+
+    def __init__(self, width: int, pooled: int = 0) -> None:
+        self.width, self.pooled = width, pooled
+
+    def tokenize(self, text: str) -> str:
+        return text
+
+    def encode_from_tokens_scheduled(self, text: str) -> list[Any]:
+        generator = torch.Generator().manual_seed(sum(map(ord, text)) + 1)
+        extra = {"pooled_output": torch.randn((1, self.pooled), generator=generator)} if self.pooled else {}
+        return [[torch.randn((1, 77, self.width), generator=generator), extra]]
+
+
+def randomised(network: torch.nn.Module) -> dict[str, Tensor]:
+    """Random weights that keep activations finite: matrices by their fan-in, norms 1, biases 0."""
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for name, value in network.state_dict().items():
+        if value.ndim > 1:
+            state[name] = torch.randn(value.shape, generator=generator) * 0.5 / value[0].numel() ** 0.5
+        else:
+            scale = name.endswith("weight")
+            state[name] = torch.full(value.shape, float(scale))
+    return state
+
+
+def vega() -> dict[str, Tensor]:
+    """Segmind Vega's depths on three levels of the first width."""
+    import comfy.ops
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+    return randomised(
+        UNetModel(
+            image_size=32, in_channels=4, out_channels=4, model_channels=320, channel_mult=[1, 1, 1],
+            num_res_blocks=[2, 2, 2], transformer_depth=[0, 0, 1, 1, 2, 2], transformer_depth_middle=-1,
+            transformer_depth_output=[0, 0, 0, 1, 1, 1, 2, 2, 2], context_dim=2048, num_head_channels=64, num_heads=-1,
+            use_spatial_transformer=True, use_linear_in_transformer=True, legacy=False, num_classes="sequential",
+            adm_in_channels=2816, dtype=torch.float32, operations=comfy.ops.disable_weight_init,
+        )
+    )
+
+
+def sd3() -> dict[str, Tensor]:
+    """SD3 with two joint blocks of width 128."""
+    import comfy.ops
+    from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper
+
+    embedder = {"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 128}}
+    return randomised(
+        OpenAISignatureMMDITWrapper(
+            input_size=None, patch_size=2, in_channels=16, depth=2, adm_in_channels=2048, qkv_bias=True,
+            context_embedder_config=embedder, pos_embed_scaling_factor=None, pos_embed_max_size=192,
+            num_patches=36864, dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init,
+        )
+    )
+
+
+def pair(kind: str) -> Callable[[], dict[str, Tensor]]:
+    """A reference network's weights under the host's names."""
+    return lambda: {k.removeprefix(models.PREFIX): v for k, v in models.small_pair(kind).state.items()}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One family: its weights, its text, what identify calls it, and how many tensors the methods train."""
+
+    state: Callable[[], dict[str, Tensor]]
+    text: RandomText
+    family: str
+    model_class: str
+    counts: dict[str, int]
+
+
+ROWS = {
+    "sd1": Row(pair("sd1"), RandomText(768), "SD1.x", "SD15", {"esd-x": 20, "esd-x-strict": 8}),
+    "sd2": Row(pair("sd2"), RandomText(1024), "SD2.x", "SD20", {"esd-x": 20, "esd-x-strict": 8}),
+    "koala": Row(pair("sdxl"), RandomText(2048, 1280), "SDXL", "KOALA_700M", {"esd-x-strict": 22}),
+    "vega": Row(vega, RandomText(2048, 1280), "SDXL", "Segmind_Vega", {"esd-x": 75, "esd-x-strict": 30}),
+    "sd3": Row(sd3, RandomText(4096, 2048), "SD3", "SD3", {"esd-x": 6}),
+}
+
+
+@pytest.fixture(scope="module")
+def load(comfy: Any) -> Callable[[str], Any]:
+    """Loads a row's network as the host's MODEL."""
+    import comfy.sd
+
+    def loaded(name: str) -> Any:
+        state = ROWS[name].state()
+        with torch.inference_mode():
+            return comfy.sd.load_diffusion_model_state_dict({k: v.clone() for k, v in state.items()})
+
+    return loaded
+
+
+@pytest.mark.parametrize("name", list(ROWS))
+def test_a_family_is_found_and_erased(load: Callable[[str], Any], name: str) -> None:
+    from esd_pack.esd.concepts import make_concept
+    from esd_pack.esd.settings import Settings
+    from esd_pack.nodes.host.erase import erase_model
+    from esd_pack.nodes.host.families import identify
+
+    row, model = ROWS[name], load(name)
+    assert identify(model).name == row.family
+    assert type(model.model.model_config).__name__ == row.model_class
+    before = {key: value.clone() for key, value in model.model.state_dict().items()}
+    concepts = [make_concept("cat"), make_concept("hat", "cowboy")]
+    for method, count in row.counts.items():
+        settings = Settings(method=method, steps=2, walk_steps=4, walk_batch=2, width=SIDE, height=SIDE)
+        with torch.inference_mode():
+            erased = erase_model(model, row.text, concepts, [], settings)
+        assert len(erased.weights.differences) == count
+        assert all(torch.isfinite(t).all() for t in erased.weights.differences.values())
+        assert any(t.any() for t in erased.weights.differences.values())
+        assert set(erased.weights.differences) <= set(erased.model.patches)
+    assert all(torch.equal(before[key], value) for key, value in model.model.state_dict().items())
+
+
+def test_sd3_refuses_methods_that_it_has_no_names_for(load: Callable[[str], Any]) -> None:
+    from esd_pack.esd.errors import EsdError
+    from esd_pack.esd.settings import Settings
+    from esd_pack.nodes.host.erase import make_plan
+
+    with pytest.raises(EsdError, match='"esd-x-strict" is not defined for this kind of model: choose esd-x or esd-u'):
+        make_plan(load("sd3"), Settings(method="esd-x-strict", width=SIDE, height=SIDE))
+
+
+@pytest.mark.parametrize("name", ["sd1", "koala", "sd3"])
+def test_a_walk_ends_where_the_hosts_own_euler_does(load: Callable[[str], Any], name: str) -> None:
+    """The whole walk down to sigma 0 equals k-diffusion's Euler on the host's own model call."""
+    import comfy.k_diffusion.sampling
+    from esd_pack.esd.settings import Settings
+    from esd_pack.esd.walk import step, walk
+    from esd_pack.nodes.host.conditions import encode
+    from esd_pack.nodes.host.erase import make_denoiser, make_plan
+
+    row, model = ROWS[name], load(name)
+    with torch.inference_mode():
+        plan = make_plan(model, Settings(width=SIDE, height=SIDE))
+        conditions = encode(model, row.text, ["", "cat"], plan.latent_shape, plan.device)
+    denoiser = make_denoiser(model, plan, lambda samples: None)
+    noise = torch.randn((1, *plan.latent_shape), generator=torch.Generator().manual_seed(0))
+    sigmas = denoiser.sigmas(5)
+    levels = list(walk(denoiser, noise, conditions[""], [conditions["cat"]], sigmas[:-1, None], 1.0))
+    last = levels[-1]
+    ours = step(denoiser, last.conditional, last.x, last.sigma, sigmas[-1:])
+
+    def host_denoised(x: Tensor, sigma: Tensor) -> Tensor:
+        return model.model.apply_model(x, sigma, **dict(conditions["cat"].tensors))
+
+    with torch.inference_mode():
+        start = denoiser.pure_noise(noise, sigmas[:1])
+        theirs = comfy.k_diffusion.sampling.sample_euler(host_denoised, start.clone(), sigmas, disable=True)
+    assert float((ours - theirs).norm() / theirs.norm()) < 1e-4
