@@ -22,6 +22,9 @@ import torch  # noqa: E402
 from launch import base, inprocess  # noqa: E402
 from playground.world import Rate  # noqa: E402
 
+STARTED_IN = Path.cwd()
+"""The host wants another working folder; file names on the command line are meant from here."""
+
 SIZE = {"width": 64, "height": 64}
 """The playground's pictures."""
 
@@ -95,7 +98,7 @@ def write_json(path: str | None, rows: Sequence[Mapping[str, Any]]) -> None:
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
-    Path(path).write_text(json.dumps({**about, "rows": list(rows)}, indent=1) + "\n", encoding="utf-8")
+    (STARTED_IN / path).write_text(json.dumps({**about, "rows": list(rows)}, indent=1) + "\n", encoding="utf-8")
 
 
 def as_json(rates: Mapping[str, Rate]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Erased and kept, judged, for each kind of task and setting: `python run.py bench quality`.
 
 Every task is run with each method; for the object and the style, eta and the source of the examples are varied too,
-one at a time from the defaults.  `--full` crosses methods, eta and source for the object.  Rows are printed as they come, as a Markdown table.
+one at a time from the defaults.  `--full` crosses methods, eta and source for the object.  Rows are printed as they
+come, as a Markdown table.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 from playground_run import SIZE, Playground, as_json, short, write_json
@@ -55,25 +57,39 @@ def tasks(world: Any) -> list[Task]:
     ]
     four = ("cat", "rocket", "guitar", "teapot")
     four_gone = [seen(o, "object", o) for o in four for _ in range(REPEATS // 4)]
-    four_near = [seen(o, "object", o) for o in ("dog", "airplane", "penguin", "key", "umbrella", "face") for _ in "1234"]
+    four_near = [
+        seen(o, "object", o) for o in ("dog", "airplane", "penguin", "key", "umbrella", "face") for _ in "1234"
+    ]
     styled = {s: [seen(f"{o} in {s} style", "style", s) for o in world.OBJECTS[:24]] for s in world.STYLES}
     other_styles = [styled[("noto", "fluent", "sepia")[i % 3]][i] for i in range(24)]
     in_other = [seen(each.prompt, "object", each.prompt.split(" in ")[0]) for each in other_styles]
     return [
         Task("object: cat", [{"erase": "cat"}], cat, near("cat"), rest("cat"), unseen),
         Task(
-            "style: ink", [{"erase": "ink style"}], _many(seen("ink style", "style", "ink")), other_styles, in_other,
+            "style: ink",
+            [{"erase": "ink style"}],
+            _many(seen("ink style", "style", "ink")),
+            other_styles,
+            in_other,
             unseen=styled["ink"][:REPEATS],
         ),
         attribute("sunglasses"),
         attribute("a cowboy hat"),
         Task(
-            "replace: cat by dog", [{"erase": "cat", "replace_with": "dog"}], cat, near("cat"), rest("cat"),
+            "replace: cat by dog",
+            [{"erase": "cat", "replace_with": "dog"}],
+            cat,
+            near("cat"),
+            rest("cat"),
             replaced=_many(seen("cat", "object", "dog")),
         ),
         Task("four objects", [{"erase": o} for o in four], four_gone, four_near, rest(*four)),
         Task(
-            "four objects, keeps", [{"erase": o} for o in four], four_gone, four_near, rest(*four),
+            "four objects, keeps",
+            [{"erase": o} for o in four],
+            four_gone,
+            four_near,
+            rest(*four),
             keeps="dog\nairplane\npenguin\nkey",
         ),
     ]
@@ -132,10 +148,17 @@ def main() -> None:
 
     print("| task | change | erased | neighbours | rest | unseen or replaced | s |\n|---|---|---|---|---|---|---|")
     rows = []
-    for task in (t for t in tasks(words) if chosen.only in t.name):
-        changes = [{"preset": chosen.preset}] if chosen.preset else list(variants(chosen.full, task))
-        rows += [run(world, task, dict(c), seed) for c in changes for seed in range(chosen.seeds)]
+    for task, change in in_order([t for t in tasks(words) if chosen.only in t.name], chosen):
+        rows += [run(world, task, dict(change), seed) for seed in range(chosen.seeds)]
         write_json(chosen.json, rows)
+
+
+def in_order(every: list[Task], chosen: argparse.Namespace) -> list[tuple[Task, dict[str, Any]]]:
+    """All tasks at their first setting, then all at the next, so that a table that is stopped early says most."""
+    if chosen.preset:
+        return [(task, {"preset": chosen.preset}) for task in every]
+    columns = [[(task, change) for change in variants(chosen.full, task)] for task in every]
+    return [pair for row in zip_longest(*columns) for pair in row if pair]
 
 
 if __name__ == "__main__":

@@ -41,8 +41,13 @@ def show(row: dict[str, Any]) -> str:
     """One line of the table."""
     erased = f"{row['seconds_to_erased']:.0f}" if row["seconds_to_erased"] is not None else ""
     cells = (
-        row["model"], row["arm"], f"{row['passes_per_point']:.1f}", f"{row['seconds_per_point']:.2f}", erased,
-        f"{row['peak_bytes_above_model'] / 2**30:.2f}", f"{row['outside_network']:.0%}",
+        row["model"],
+        row["arm"],
+        f"{row['passes_per_point']:.1f}",
+        f"{row['seconds_per_point']:.2f}",
+        erased,
+        f"{row['peak_bytes_above_model'] / 2**30:.2f}",
+        f"{row['outside_network']:.0%}",
     )
     return "| " + " | ".join(cells) + " |"
 

@@ -71,11 +71,15 @@ def diffusers_unet(name: str, device: str) -> Any:
     shapes: dict[str, dict[str, Any]] = {
         "sd15": {"cross_attention_dim": 768, "attention_head_dim": 8},
         "sdxl": {
-            "block_out_channels": (320, 640, 1280), "cross_attention_dim": 2048, "attention_head_dim": (5, 10, 20),
+            "block_out_channels": (320, 640, 1280),
+            "cross_attention_dim": 2048,
+            "attention_head_dim": (5, 10, 20),
             "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            "transformer_layers_per_block": (1, 2, 10), "use_linear_projection": True,
-            "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+            "transformer_layers_per_block": (1, 2, 10),
+            "use_linear_projection": True,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
             "projection_class_embeddings_input_dim": 2816,
         },
     }

@@ -53,9 +53,7 @@ def _outside(name: str, naming: Naming) -> bool:
 METHODS: dict[str, Method] = {
     "esd-x": Method(lambda n, f: _has(n, f.text_attention), True, "official 2025, 2026"),
     "esd-x-strict": Method(lambda n, f: _has(n, f.text_key_value), True, "official 2025, 2026"),
-    "esd-u": Method(
-        lambda n, f: not _has(n, f.text_attention) and not _outside(n, f), True, "official 2025, 2026"
-    ),
+    "esd-u": Method(lambda n, f: not _has(n, f.text_attention) and not _outside(n, f), True, "official 2025, 2026"),
     "esd-all": Method(lambda n, f: not _outside(n, f), True, "official 2025, 2026"),
     "selfattn": Method(lambda n, f: _has(n, f.self_attention), True, "official 2023, 2026"),
     "xattn": Method(lambda n, f: _has(n, f.text_attention), False, "official 2023"),

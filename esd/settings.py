@@ -54,29 +54,58 @@ class Settings:
 
 
 _PUBLISHED: dict[str, Any] = {
-    "walk_steps": 50, "points_per_walk": 1, "coarse_walks": False, "walk_batch": 1, "pool": 1, "refresh": 0,
-    "batch_size": 1, "accumulate": 1, "optimizer": "adamw", "eta_erase_from": None,
+    "walk_steps": 50,
+    "points_per_walk": 1,
+    "coarse_walks": False,
+    "walk_batch": 1,
+    "pool": 1,
+    "refresh": 0,
+    "batch_size": 1,
+    "accumulate": 1,
+    "optimizer": "adamw",
+    "eta_erase_from": None,
 }
 """What all published runs have in common: one fresh walk of 50 steps for each training point."""
 
 _DEFAULT: dict[str, Any] = {
-    name: getattr(Settings(), name) for name in (*_PUBLISHED, "steps", "learning_rate", "eta", "source", "walk_guidance")
+    name: getattr(Settings(), name)
+    for name in (*_PUBLISHED, "steps", "learning_rate", "eta", "source", "walk_guidance")
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": _DEFAULT,
     "paper-2023": {
-        **_PUBLISHED, "steps": 1000, "learning_rate": 1e-5, "eta": 1.0, "source": "student", "walk_guidance": 3.0,
+        **_PUBLISHED,
+        "steps": 1000,
+        "learning_rate": 1e-5,
+        "eta": 1.0,
+        "source": "student",
+        "walk_guidance": 3.0,
     },
     "official-2024-sd": {
-        **_PUBLISHED, "steps": 200, "learning_rate": 2e-5, "eta": 2.0, "source": "student", "walk_guidance": 3.0,
+        **_PUBLISHED,
+        "steps": 200,
+        "learning_rate": 2e-5,
+        "eta": 2.0,
+        "source": "student",
+        "walk_guidance": 3.0,
     },
     "official-2025-sdxl": {
-        **_PUBLISHED, "steps": 200, "learning_rate": 2e-4, "eta": 0.0, "source": "base", "walk_guidance": 2.0,
+        **_PUBLISHED,
+        "steps": 200,
+        "learning_rate": 2e-4,
+        "eta": 0.0,
+        "source": "base",
+        "walk_guidance": 2.0,
         "eta_erase_from": 1.0,
     },
     "official-2026": {
-        **_PUBLISHED, "steps": 200, "learning_rate": 5e-5, "eta": 1.0, "source": "base", "walk_guidance": 3.0,
+        **_PUBLISHED,
+        "steps": 200,
+        "learning_rate": 5e-5,
+        "eta": 1.0,
+        "source": "base",
+        "walk_guidance": 3.0,
         "eta_erase_from": 2.0,
     },
 }

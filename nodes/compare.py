@@ -42,9 +42,7 @@ class ESDBeforeAfter(io.ComfyNode):
                     tooltip="The first line's seed; each further line takes the next.",
                 ),
                 io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Sampling steps, as in KSampler."),
-                io.Float.Input(
-                    "cfg", default=7.0, min=0.0, max=100.0, step=0.5, tooltip="Guidance, as in KSampler."
-                ),
+                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.5, tooltip="Guidance, as in KSampler."),
                 io.Combo.Input(
                     "sampler_name", options=sampling.samplers(), default="euler", tooltip="Sampler, as in KSampler."
                 ),

@@ -142,10 +142,13 @@ class ESDEraseSettings(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.5,
-                    tooltip="Classifier-free guidance of that walk; 0 means the family's own (3 for SD1.x, 2 for SDXL).",
+                    tooltip="Classifier-free guidance of that walk; 0 means the family's own (SD1.x 3, SDXL 2).",
                 ),
                 _integer(
-                    "points_per_walk", 1, 1000, "How many levels of each walk become training points; 1 is as published."
+                    "points_per_walk",
+                    1,
+                    1000,
+                    "How many levels of each walk become training points; 1 is as published.",
                 ),
                 io.Boolean.Input(
                     "coarse_walks",
@@ -153,9 +156,16 @@ class ESDEraseSettings(io.ComfyNode):
                     tooltip="Walk straight from one training point's level to the next, so that nothing is computed "
                     "in vain. Off goes through every step of the walk, as published.",
                 ),
-                _integer("walk_batch", 1, 256, "Walks computed side by side; more is faster on a GPU and takes memory."),
-                _integer("pool", 0, 1000000, "Training points made at a time and shuffled; 1 is as published. 0 means 200 with the "
-                    "base as source and 10 with the student, whose points age as it learns."),
+                _integer(
+                    "walk_batch", 1, 256, "Walks computed side by side; more is faster on a GPU and takes memory."
+                ),
+                _integer(
+                    "pool",
+                    0,
+                    1000000,
+                    "Training points made at a time and shuffled; 1 is as published. 0 means 200 with the "
+                    "base as source and 10 with the student, whose points age as it learns.",
+                ),
                 _integer(
                     "refresh", 0, 1000000, "Draws from a pool before it is made anew; 0 draws every point just once."
                 ),

@@ -32,7 +32,7 @@ class Call:
 
 
 class FakeDenoiser:
-    """Predicts epsilon from x and one vector of text: (mixed x) * (1 + text) + text, on a variance-exploding schedule."""
+    """Predicts epsilon from x and one vector of text, (mixed x) * (1 + text) + text, on a exploding schedule."""
 
     latent_shape = (2, 4, 4)
     device = torch.device("cpu")

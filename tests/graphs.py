@@ -1,4 +1,4 @@
-"""Graphs queued in this process: the host's own executor runs them, and a test can hand objects in and take them out."""
+"""Graphs queued in this process on the host's own executor; a test can hand objects in and take them out."""
 
 from __future__ import annotations
 
@@ -133,8 +133,12 @@ class Graph:
         executor.execute(self.prompt, "id", {"client_id": "test"}, outputs)
         ending, data = executor.status_messages[-1]
         return Outcome(
-            ending, data.get("exception_message", "").strip(), data.get("node_type", ""), dict(TakeNode.things),
-            executor.history_result["outputs"], data.get("executed", []),
+            ending,
+            data.get("exception_message", "").strip(),
+            data.get("node_type", ""),
+            dict(TakeNode.things),
+            executor.history_result["outputs"],
+            data.get("executed", []),
         )
 
 

@@ -16,12 +16,15 @@ def test_words_are_stripped():
     assert make_concept(" cat ", "\tface ", " dog\n") == Concept("cat", "face", "dog", 1.0)
 
 
-@pytest.mark.parametrize(("concept", "student", "anchor", "asked"), [
-    (make_concept("cat"), "cat", "", ("", "cat")),
-    (make_concept("hat", "cowboy"), "cowboy", "cowboy", ("", "cowboy", "hat")),
-    (make_concept("cat", replace_with="dog"), "cat", "dog", ("", "cat", "dog")),
-    (make_concept("hat", "cowboy", "pirate"), "cowboy", "pirate", ("", "cowboy", "hat", "pirate")),
-])
+@pytest.mark.parametrize(
+    ("concept", "student", "anchor", "asked"),
+    [
+        (make_concept("cat"), "cat", "", ("", "cat")),
+        (make_concept("hat", "cowboy"), "cowboy", "cowboy", ("", "cowboy", "hat")),
+        (make_concept("cat", replace_with="dog"), "cat", "dog", ("", "cat", "dog")),
+        (make_concept("hat", "cowboy", "pirate"), "cowboy", "pirate", ("", "cowboy", "hat", "pirate")),
+    ],
+)
 def test_prompts_of_a_concept(concept, student, anchor, asked):
     assert (concept.student_prompt, concept.anchor_prompt, concept.prompts) == (student, anchor, asked)
 
@@ -80,12 +83,30 @@ def test_the_defaults_and_every_preset_pass_the_check():
         assert check(settings) is settings
 
 
-@pytest.mark.parametrize(("name", "value"), [
-    ("steps", 0), ("steps", -5), ("learning_rate", -1e-5), ("learning_rate", math.nan), ("learning_rate", 1.5),
-    ("eta", math.inf), ("batch_size", 0), ("accumulate", 0), ("walk_steps", 0), ("walk_steps", 1001),
-    ("walk_guidance", -1.0), ("points_per_walk", 0), ("walk_batch", 0), ("pool", -1), ("refresh", -1), ("width", -8),
-    ("height", 100000), ("seed", -1), ("seed", 2**64),
-])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("steps", 0),
+        ("steps", -5),
+        ("learning_rate", -1e-5),
+        ("learning_rate", math.nan),
+        ("learning_rate", 1.5),
+        ("eta", math.inf),
+        ("batch_size", 0),
+        ("accumulate", 0),
+        ("walk_steps", 0),
+        ("walk_steps", 1001),
+        ("walk_guidance", -1.0),
+        ("points_per_walk", 0),
+        ("walk_batch", 0),
+        ("pool", -1),
+        ("refresh", -1),
+        ("width", -8),
+        ("height", 100000),
+        ("seed", -1),
+        ("seed", 2**64),
+    ],
+)
 def test_numbers_out_of_range_are_named(name, value):
     with pytest.raises(EsdError, match=f"^{name} is .*: it must be a number from"):
         check(replace(Settings(), **{name: value}))

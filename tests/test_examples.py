@@ -18,7 +18,13 @@ from esd_pack.esd.walk import walk
 
 STEPS = 8
 SETTINGS = Settings(
-    walk_steps=STEPS, walk_guidance=3.0, points_per_walk=STEPS, coarse_walks=False, walk_batch=2, pool=2 * STEPS, eta=1.5
+    walk_steps=STEPS,
+    walk_guidance=3.0,
+    points_per_walk=STEPS,
+    coarse_walks=False,
+    walk_batch=2,
+    pool=2 * STEPS,
+    eta=1.5,
 )
 CONCEPTS = {
     "plain": make_concept("cat"),
@@ -48,7 +54,9 @@ def noises(count: int) -> torch.Tensor:
 def every_level(kept: list[list[int]]) -> Route:
     """Walks through the whole grid, each with the levels that it keeps."""
     levels = torch.arange(max(map(max, kept)) + 1)
-    return Route(levels[:, None].expand(-1, len(kept)), torch.stack([torch.isin(levels, torch.tensor(k)) for k in kept], 1))
+    return Route(
+        levels[:, None].expand(-1, len(kept)), torch.stack([torch.isin(levels, torch.tensor(k)) for k in kept], 1)
+    )
 
 
 def harvested(lessons, noise, route, settings=SETTINGS, denoiser=None) -> list[Example]:
@@ -190,7 +198,9 @@ def test_walks_are_told_the_student_s_prompt(concept):
     denoiser = FakeDenoiser()
     harvested([taught(concept, 1.0)], noises(1), [[STEPS - 1]], denoiser=denoiser)
     prompts = ("", "cat", "hat", "cowboy", "dog", "pirate")
-    assert {prompt_of(call.text[1], prompts) for call in denoiser.calls if call.samples == 2} >= {concept.student_prompt}
+    assert {prompt_of(call.text[1], prompts) for call in denoiser.calls if call.samples == 2} >= {
+        concept.student_prompt
+    }
     walked = denoiser.calls[:STEPS]
     assert [[prompt_of(row, prompts) for row in call.text] for call in walked] == [["", concept.student_prompt]] * STEPS
 
@@ -227,7 +237,10 @@ def test_a_keep_s_target_is_the_base_s_own_prediction():
 
 def test_keeps_of_weight_0_teach_nothing():
     assert keep_lessons([Keep(("dog", "apple"), 0.0)]) == []
-    assert [each.prompt for each in keep_lessons([Keep(("dog", "apple"), 2.0), Keep(("ghost",), 0.0)])] == ["dog", "apple"]
+    assert [each.prompt for each in keep_lessons([Keep(("dog", "apple"), 2.0), Keep(("ghost",), 0.0)])] == [
+        "dog",
+        "apple",
+    ]
 
 
 @pytest.mark.parametrize(("preset", "more"), [("official-2026", 0), ("paper-2023", 2)])
@@ -344,7 +357,9 @@ def test_repeating_a_token_sequence_does_not_change_attention():
     query = torch.randn((1, 5, 8), generator=random)
     for row, alone in zip(both, (short, long), strict=True):
         attended = torch.nn.functional.scaled_dot_product_attention(query, row[None], row[None])
-        assert torch.allclose(attended, torch.nn.functional.scaled_dot_product_attention(query, alone, alone), atol=1e-6)
+        assert torch.allclose(
+            attended, torch.nn.functional.scaled_dot_product_attention(query, alone, alone), atol=1e-6
+        )
 
 
 def test_conditions_of_one_length_are_stacked_as_they_are():

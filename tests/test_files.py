@@ -44,7 +44,9 @@ def test_tensors_and_metadata_come_back(tmp_path):
     found, metadata = read(tmp_path / "w.safetensors")
     assert metadata == {"esd.concepts": "cat"}
     assert found.keys() == tensors.keys()
-    assert all(torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in tensors.items())
+    assert all(
+        torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in tensors.items()
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
 
 
@@ -87,7 +89,10 @@ def test_the_name_stands_for_the_old_file_until_the_new_one_is_whole(tmp_path):
 @needs_limits
 def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
     path = tmp_path / "w.safetensors"
-    with disk_full_after(100_000), pytest.raises(EsdError, match=r"w\.safetensors could not be written .*: free some space"):
+    with (
+        disk_full_after(100_000),
+        pytest.raises(EsdError, match=r"w\.safetensors could not be written .*: free some space"),
+    ):
         write_safetensors({"a": torch.zeros(100_000)}, path, {})
     assert list(tmp_path.iterdir()) == []
 
@@ -104,10 +109,13 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path):
         write_safetensors({"a": torch.zeros(1)}, tmp_path / "missing" / "w.safetensors", {})
 
 
-@pytest.mark.parametrize(("name", "key"), [
-    ("diffusion_model.a.to_q.weight", "diffusion_model.a.to_q.diff"),
-    ("diffusion_model.a.to_out.0.bias", "diffusion_model.a.to_out.0.diff_b"),
-])
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("diffusion_model.a.to_q.weight", "diffusion_model.a.to_q.diff"),
+        ("diffusion_model.a.to_out.0.bias", "diffusion_model.a.to_out.0.diff_b"),
+    ],
+)
 def test_lora_keys(name, key):
     assert lora_key(name) == key
 
@@ -123,7 +131,8 @@ def test_differences_are_saved_under_lora_keys_with_their_metadata(tmp_path):
     found, metadata = read(tmp_path / "w.safetensors")
     assert metadata == {"esd.seed": "7"}
     assert {name: tensor.tolist() for name, tensor in found.items()} == {
-        "diffusion_model.a.diff": [[1.0] * 3] * 2, "diffusion_model.a.diff_b": [0.0, 0.0],
+        "diffusion_model.a.diff": [[1.0] * 3] * 2,
+        "diffusion_model.a.diff_b": [0.0, 0.0],
     }
 
 

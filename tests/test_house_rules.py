@@ -11,13 +11,27 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACK = sorted([*(ROOT / "esd").rglob("*.py"), *(ROOT / "nodes").rglob("*.py"), ROOT / "__init__.py", ROOT / "version.py"])
+PACK = sorted(
+    [*(ROOT / "esd").rglob("*.py"), *(ROOT / "nodes").rglob("*.py"), ROOT / "__init__.py", ROOT / "version.py"]
+)
 SOURCES = sorted(
     path for path in ROOT.rglob("*.py") if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
 )
 HOST_MODULES = {
-    "comfy", "comfy_extras", "comfy_execution", "comfy_config", "folder_paths", "server", "latent_preview", "execution",
-    "nodes", "node_helpers", "app", "utils", "api_server", "main",
+    "comfy",
+    "comfy_extras",
+    "comfy_execution",
+    "comfy_config",
+    "folder_paths",
+    "server",
+    "latent_preview",
+    "execution",
+    "nodes",
+    "node_helpers",
+    "app",
+    "utils",
+    "api_server",
+    "main",
 }
 TORCH_AND_FRIENDS = {"torch", "einops", "safetensors"}
 
@@ -40,7 +54,11 @@ def functions(path: Path) -> Iterator[tuple[str, int]]:
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0]
-            doc = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
+            doc = (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            )
             yield node.name, node.end_lineno - node.lineno + 1 - (first.end_lineno - first.lineno + 1 if doc else 0)
 
 
@@ -58,7 +76,9 @@ def test_the_method_knows_no_host(path):
             assert module in TORCH_AND_FRIENDS | set(sys.stdlib_module_names), f"{name_of(path)} imports {module}"
 
 
-@pytest.mark.parametrize("path", [p for p in PACK if "host" not in p.parts and "esd" not in p.relative_to(ROOT).parts], ids=name_of)
+@pytest.mark.parametrize(
+    "path", [p for p in PACK if "host" not in p.parts and "esd" not in p.relative_to(ROOT).parts], ids=name_of
+)
 def test_only_nodes_host_imports_the_host(path):
     assert not {module for module, level in imports(path) if not level} & HOST_MODULES
 
@@ -70,7 +90,9 @@ def test_nodes_import_nothing_of_launch_tests_and_playground(path):
 
 
 def test_no_function_is_long_and_most_are_short():
-    found = {(name_of(path), name): lines for path in SOURCES if "tests" not in path.parts for name, lines in functions(path)}
+    found = {
+        (name_of(path), name): lines for path in SOURCES if "tests" not in path.parts for name, lines in functions(path)
+    }
     schemas = {key for key in found if key[1] == "define_schema"}  # data: a line an input
     longest = {key: lines for key, lines in found.items() if key not in schemas and lines > 60}
     assert longest == {}
@@ -106,7 +128,9 @@ def test_everything_public_has_a_docstring(path):
     tree = ast.parse(path.read_text("utf-8"))
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     found = [node for node in ast.walk(tree) if isinstance(node, kinds)]
-    inner = {child for node in found if not isinstance(node, ast.ClassDef) for child in ast.walk(node) if child is not node}
+    inner = {
+        child for node in found if not isinstance(node, ast.ClassDef) for child in ast.walk(node) if child is not node
+    }
     public = [node for node in found if node not in inner and not node.name.startswith("_")]
     assert [node.name for node in public if not ast.get_docstring(node)] == []
     assert ast.get_docstring(tree)

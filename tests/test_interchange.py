@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -63,8 +62,10 @@ def folders(comfy, comfy_base, node_classes):
         (output / kind).mkdir(exist_ok=True)
         folder_paths.add_model_folder_path(kind, str(output / kind))
     yield SimpleNamespace(output=output, esd=models / "esd", loras=models / "loras")
-    for folder in (*output.iterdir(), models / "esd"):  # gigabytes, and other modules expect an empty output
-        shutil.rmtree(folder)
+    for folder in (output, models / "esd"):  # gigabytes; the folders stay, since the host remembers them
+        for path in folder.rglob("*"):
+            if path.is_file():
+                path.unlink()
     for name in OWN_LORAS:
         (models / "loras" / name).unlink(missing_ok=True)
 

@@ -55,7 +55,13 @@ def world(graph):
 
 
 QUICK = {
-    "width": 64, "height": 64, "walk_steps": 4, "points_per_walk": 2, "coarse_walks": False, "walk_batch": 2, "pool": 8,
+    "width": 64,
+    "height": 64,
+    "walk_steps": 4,
+    "points_per_walk": 2,
+    "coarse_walks": False,
+    "walk_batch": 2,
+    "pool": 8,
 }
 
 SHORT = {"steps": 4, "learning_rate": 3e-5}
@@ -86,8 +92,16 @@ def add_samples(g, model, words, nothing, seed=0):
     """Two steps of the stock KSampler; returns the link of its latent."""
     empty = g.add("EmptyLatentImage", width=64, height=64)
     return g.add(
-        "KSampler", model=model, positive=words, negative=nothing, latent_image=empty, seed=seed, steps=2, cfg=3.0,
-        sampler_name="euler", scheduler="normal",
+        "KSampler",
+        model=model,
+        positive=words,
+        negative=nothing,
+        latent_image=empty,
+        seed=seed,
+        steps=2,
+        cfg=3.0,
+        sampler_name="euler",
+        scheduler="normal",
     )
 
 
@@ -100,7 +114,9 @@ def add_encoded_samples(g, model, clip):
 def samples(graph, world, model):
     """The latent of the stock KSampler."""
     g = graph()
-    return g.take(latent=add_samples(g, g.give(model), g.give(world.words), g.give(world.nothing))).run()["latent"]["samples"]
+    return g.take(latent=add_samples(g, g.give(model), g.give(world.words), g.give(world.nothing))).run()["latent"][
+        "samples"
+    ]
 
 
 def weights_of(model):
@@ -109,7 +125,8 @@ def weights_of(model):
 
     patches = model.get_key_patches(PREFIX)
     return {
-        key: comfy.lora.calculate_weight(rest, weight.float().clone(), key) for key, ((weight, _), *rest) in patches.items()
+        key: comfy.lora.calculate_weight(rest, weight.float().clone(), key)
+        for key, ((weight, _), *rest) in patches.items()
     }
 
 
@@ -120,6 +137,7 @@ def same(a, b):
 @pytest.fixture
 def untouched(graph, world, erased):
     """Holds the incoming MODEL, CLIP and VAE, what is sampled from it, and the host's own code to what they were."""
+
     def state():
         parts = (world.model.model, world.clip.cond_stage_model, world.vae.first_stage_model)
         return {f"{i}.{k}": t.clone() for i, part in enumerate(parts) for k, t in part.state_dict().items()}
@@ -139,7 +157,7 @@ def untouched(graph, world, erased):
 
 
 def host_state(model):
-    """Every function, class and class attribute of the host's modules, and what hangs on a MODEL's modules, by identity."""
+    """Every function and class of the host's modules, and what hangs on a MODEL's modules, by identity."""
     found = {}
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] not in ("comfy", "nodes", "execution", "folder_paths", "latent_preview"):
@@ -148,7 +166,9 @@ def host_state(model):
             if callable(value):
                 found[name, key] = id(value)
             if isinstance(value, type):
-                found.update({(name, key, attribute): id(v) for attribute, v in list(vars(value).items()) if callable(v)})
+                found.update(
+                    {(name, key, attribute): id(v) for attribute, v in list(vars(value).items()) if callable(v)}
+                )
     for name, module in model.model.named_modules():
         found["module", name] = tuple(sorted(module.__dict__)), tuple(map(id, module._parameters.values()))
     return found
@@ -215,7 +235,9 @@ class TestErase:
     def test_gradient_checkpointing_changes_nothing(self, graph, world):
         on, off = (erase(graph, world, settings={"checkpointing": c}, method="esd-all", steps=2) for c in ("on", "off"))
         for name, difference in off["weights"].differences.items():
-            assert torch.linalg.norm(on["weights"].differences[name] - difference) <= 1e-6 * torch.linalg.norm(difference)
+            assert torch.linalg.norm(on["weights"].differences[name] - difference) <= 1e-6 * torch.linalg.norm(
+                difference
+            )
 
     def test_several_concepts_and_keeps(self, graph, world, erased):
         g = graph()
@@ -301,7 +323,11 @@ class TestDenoiser:
 
         random = torch.Generator().manual_seed(0)
         context = torch.cat([world.words[0][0].clone(), world.nothing[0][0].clone()]).float()
-        return torch.randn((2, 4, 8, 8), generator=random), torch.tensor([5.0, 0.5]), Condition({"c_crossattn": context})
+        return (
+            torch.randn((2, 4, 8, 8), generator=random),
+            torch.tensor([5.0, 0.5]),
+            Condition({"c_crossattn": context}),
+        )
 
     def move(self, denoiser):
         with torch.no_grad():
@@ -362,6 +388,7 @@ class TestDenoiser:
 
     def test_each_network_call_asks_for_the_cancel_flag(self, comfy):
         import comfy.model_management as management
+
         from esd_pack.nodes.host.interrupt import Progress
 
         progress = Progress(10)
@@ -411,8 +438,9 @@ class TestApply:
             other = type(erased.weights)(differences)
             outcome = self.applied(graph, world, other, 1.0)
             assert outcome.ending == "execution_error"
-            assert re.match(r"These weights were made for another kind of model \(.*apply them to the model family",
-                            outcome.message)
+            assert re.match(
+                r"These weights were made for another kind of model \(.*apply them to the model family", outcome.message
+            )
 
 
 @pytest.fixture(scope="module")
@@ -420,21 +448,34 @@ def saved(graph, world, erased, folders):
     """The checkpoint and the weights of one run, and the erased MODEL's latent."""
     g = graph()
     model, clip, weights = g.give(erased.model), g.give(world.clip), g.give(erased.weights)
-    g.add("ESDSaveCheckpoint", model=model, clip=clip, vae=g.give(world.vae), weights=weights, precision="as loaded")
-    g.add("ESDSaveErasure", weights=weights)
+    whole = g.add(
+        "ESDSaveCheckpoint",
+        model=model,
+        clip=clip,
+        vae=g.give(world.vae),
+        weights=weights,
+        precision="as loaded",
+        filename_prefix="checkpoints/whole",
+    )
+    alone = g.add("ESDSaveErasure", weights=weights, filename_prefix="loras/alone")
     outcome = g.take(latent=add_encoded_samples(g, model, clip)).run()
     assert outcome.ending == "execution_success", outcome.message
-    (checkpoint,), (loras,) = ((folders.output / kind).iterdir() for kind in ("checkpoints", "loras"))
-    return SimpleNamespace(checkpoint=checkpoint, weights=loras, latent=outcome["latent"]["samples"], outcome=outcome)
+    return SimpleNamespace(
+        checkpoint=folders.output / "checkpoints" / "whole_00001_.safetensors",
+        weights=folders.output / "loras" / "alone_00001_.safetensors",
+        shown=(outcome.shown[whole[0]], outcome.shown[alone[0]]),
+        latent=outcome["latent"]["samples"],
+    )
 
 
 class TestFiles:
     """What is saved, through the stock loaders and samplers."""
 
     def test_the_nodes_show_the_files(self, saved, folders):
-        listed = [file for shown in saved.outcome.shown.values() for file in shown.get("esd_files", [])]
-        paths = {folders.output / file["subfolder"] / file["filename"] for file in listed}
-        assert paths == {saved.checkpoint, saved.weights}
+        for shown, path in zip(saved.shown, (saved.checkpoint, saved.weights), strict=True):
+            (file,) = shown["esd_files"]
+            assert folders.output / file["subfolder"] / file["filename"] == path
+            assert path.is_file() and path.name in shown["text"][0]
 
     def test_the_reloaded_checkpoint_samples_the_same_bits(self, graph, saved):
         g = graph()
@@ -445,8 +486,12 @@ class TestFiles:
     def test_the_base_with_the_weights_as_a_lora_samples_the_same_bits(self, graph, world, saved):
         g = graph()
         lora = g.add(
-            "LoraLoader", model=g.give(world.model), clip=g.give(world.clip), lora_name=saved.weights.name,
-            strength_model=1.0, strength_clip=1.0,
+            "LoraLoader",
+            model=g.give(world.model),
+            clip=g.give(world.clip),
+            lora_name=saved.weights.name,
+            strength_model=1.0,
+            strength_clip=1.0,
         )
         latent = g.take(latent=add_encoded_samples(g, lora, slot(lora, 1))).run()["latent"]["samples"]
         assert torch.equal(latent, saved.latent)
@@ -455,7 +500,8 @@ class TestFiles:
     def test_the_weights_file_holds_the_differences_alone(self, saved, erased):
         tensors = load_file(saved.weights)
         expected = {
-            name.replace(".weight", ".diff").replace(".bias", ".diff_b"): t for name, t in erased.weights.differences.items()
+            name.replace(".weight", ".diff").replace(".bias", ".diff_b"): t
+            for name, t in erased.weights.differences.items()
         }
         assert same(tensors, expected)
 
@@ -497,8 +543,12 @@ def patched(graph, world, folders):
     save_file(lora, folders.models / "loras" / "random.safetensors")
     g = graph()
     loaded = g.add(
-        "LoraLoader", model=g.give(world.model), clip=g.give(world.clip), lora_name="random.safetensors",
-        strength_model=0.8, strength_clip=1.0,
+        "LoraLoader",
+        model=g.give(world.model),
+        clip=g.give(world.clip),
+        lora_name="random.safetensors",
+        strength_model=0.8,
+        strength_clip=1.0,
     )
     model = g.take(m=loaded).run()["m"]
     assert len(model.patches) == len(shapes)
@@ -532,10 +582,10 @@ class TestLora:
 
     def test_a_stock_lora_after_the_erasure_stacks_too(self, graph, erased, patched, world):
         g = graph()
-        loaded = g.add("LoraLoaderModelOnly", model=g.give(erased.model), lora_name="random.safetensors", strength_model=0.8)
-        base, with_lora, result = (
-            weights_of(m) for m in (world.model, patched.model, g.take(m=loaded).run()["m"])
+        loaded = g.add(
+            "LoraLoaderModelOnly", model=g.give(erased.model), lora_name="random.safetensors", strength_model=0.8
         )
+        base, with_lora, result = (weights_of(m) for m in (world.model, patched.model, g.take(m=loaded).run()["m"]))
         for name, difference in erased.weights.differences.items():
             assert torch.allclose(result[name], with_lora[name] + difference, atol=1e-6)
             assert not torch.equal(result[name], base[name])
@@ -547,8 +597,16 @@ class TestBeforeAfter:
     def drawn(self, graph, world, before, after, prompts):
         g = graph()
         node = g.add(
-            "ESDBeforeAfter", model_before=g.give(before), model_after=g.give(after), clip=g.give(world.clip),
-            vae=g.give(world.vae), prompts=prompts, steps=2, cfg=3.0, width=64, height=64,
+            "ESDBeforeAfter",
+            model_before=g.give(before),
+            model_after=g.give(after),
+            clip=g.give(world.clip),
+            vae=g.give(world.vae),
+            prompts=prompts,
+            steps=2,
+            cfg=3.0,
+            width=64,
+            height=64,
         )
         return g.take(grid=node, before=slot(node, 1), after=slot(node, 2)).run()
 
@@ -571,8 +629,17 @@ class TestBeforeAfter:
         latent = add_samples(g, model, g.give(world.words), g.give(world.nothing), seed=5)
         stock = g.add("VAEDecode", samples=latent, vae=g.give(world.vae))
         ours = g.add(
-            "ESDBeforeAfter", model_before=model, model_after=model, clip=clip, vae=g.give(world.vae), prompts="cat",
-            steps=2, cfg=3.0, width=64, height=64, seed=5,
+            "ESDBeforeAfter",
+            model_before=model,
+            model_after=model,
+            clip=clip,
+            vae=g.give(world.vae),
+            prompts="cat",
+            steps=2,
+            cfg=3.0,
+            width=64,
+            height=64,
+            seed=5,
         )
         outcome = g.take(stock=stock, ours=slot(ours, 1)).run()
         assert torch.equal(outcome["stock"], outcome["ours"])
@@ -597,12 +664,15 @@ class TestErrors:
             yield
         assert seen == []
 
-    @pytest.mark.parametrize(("fields", "message"), [
-        ({"concept": ""}, "The concept is empty: type the words"),
-        ({"concept": " \t"}, "The concept is empty: type the words"),
-        ({"concept": "cat", "erase_from": "cat "}, '"erase from" equals the concept "cat": leave it empty'),
-        ({"concept": "cat", "replace_with": "cat"}, '"replace with" equals the prompt it replaces'),
-    ])
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ({"concept": ""}, "The concept is empty: type the words"),
+            ({"concept": " \t"}, "The concept is empty: type the words"),
+            ({"concept": "cat", "erase_from": "cat "}, '"erase from" equals the concept "cat": leave it empty'),
+            ({"concept": "cat", "replace_with": "cat"}, '"replace with" equals the prompt it replaces'),
+        ],
+    )
     def test_concepts(self, graph, fields, message):
         g = graph()
         self.refused(g.take(c=g.add("ESDConcept", **fields)).run(), message, "ESDConcept")
@@ -613,10 +683,14 @@ class TestErrors:
 
     @pytest.mark.parametrize("settings", [{"width": 100}, {"height": 4}])
     def test_sizes_that_do_not_fit(self, graph, world, settings, no_network_call):
-        self.refused(erase(graph, world, settings=settings), r"The size \d+ x \d+ does not fit: both must be multiples of 8")
+        self.refused(
+            erase(graph, world, settings=settings), r"The size \d+ x \d+ does not fit: both must be multiples of 8"
+        )
 
     def test_a_method_that_selects_nothing(self, graph, world, no_network_call):
-        self.refused(erase(graph, world, method="xlayer"), 'The method "xlayer" selects no weight of this model: choose')
+        self.refused(
+            erase(graph, world, method="xlayer"), 'The method "xlayer" selects no weight of this model: choose'
+        )
 
     def test_not_enough_memory(self, graph, world, no_network_call, monkeypatch):
         import comfy.model_management
@@ -645,11 +719,16 @@ class TestErrors:
         parts = {"clip": g.give(world.clip), "vae": g.give(world.vae)}
         parts[missing] = slot(loaded, 1 if missing == "clip" else 2)
         node = g.add(
-            "ESDBeforeAfter", model_before=model, model_after=model, prompts="cat", width=64, height=64, steps=1, **parts
+            "ESDBeforeAfter",
+            model_before=model,
+            model_after=model,
+            prompts="cat",
+            width=64,
+            height=64,
+            steps=1,
+            **parts,
         )
-        self.refused(
-            g.take(picture=node).run(), f"No {missing.upper()} arrived: connect", "ESDBeforeAfter"
-        )
+        self.refused(g.take(picture=node).run(), f"No {missing.upper()} arrived: connect", "ESDBeforeAfter")
 
     @pytest.mark.parametrize("missing", ["clip", "vae"])
     def test_a_checkpoint_cannot_be_saved_without_text_encoder_or_vae(
@@ -678,26 +757,39 @@ class TestErrors:
         g = graph()
         model = g.add("UNETLoader", unet_name=playground_parts.unet, weight_dtype=dtype)
         outcome = g.take(model=add_erase(g, model, g.give(world.clip))).run()
-        self.refused(outcome, r"The weights of this MODEL are quantised \(.* is torch.float8.*\).*: load the fp16, bf16 or fp32")
+        self.refused(
+            outcome, r"The weights of this MODEL are quantised \(.* is torch.float8.*\).*: load the fp16, bf16 or fp32"
+        )
 
-    @pytest.mark.parametrize(("kind", "words"), [
-        ("SDXLRefiner", "SDXL refiner"), ("SVD_img2vid", "video model"), ("Flux", "Flux model"), ("WAN21_T2V", "video model"),
-    ])
+    @pytest.mark.parametrize(
+        ("kind", "words"),
+        [
+            ("SDXLRefiner", "SDXL refiner"),
+            ("SVD_img2vid", "video model"),
+            ("Flux", "Flux model"),
+            ("WAN21_T2V", "video model"),
+        ],
+    )
     def test_other_kinds_of_model(self, graph, world, kind, words, no_network_call):
         outcome = erase(graph, SimpleNamespace(model=without_memory(kind), clip=world.clip))
         expected = r"This model is an? %s.*, which ESD cannot erase from here: load a model of the family SD1.x"
         self.refused(outcome, expected % re.escape(words))
 
     def test_something_that_is_no_model(self, graph, world, no_network_call):
-        self.refused(erase(graph, SimpleNamespace(model=None, clip=world.clip)), "No MODEL arrived: connect the MODEL output")
+        self.refused(
+            erase(graph, SimpleNamespace(model=None, clip=world.clip)), "No MODEL arrived: connect the MODEL output"
+        )
 
-    @pytest.mark.parametrize(("prefix", "message"), [
-        ("../outside", "The file name .* leaves the output folder: use a name"),
-        ("a/../../outside", "The file name .* leaves the output folder: use a name"),
-        ("/tmp/outside", "The file name .* leaves the output folder: use a name"),
-        ("file/x", 'The folder for "file/x" cannot be used .*: choose another name'),
-        (" ", "The file name is empty: type a name"),
-    ])
+    @pytest.mark.parametrize(
+        ("prefix", "message"),
+        [
+            ("../outside", "The file name .* leaves the output folder: use a name"),
+            ("a/../../outside", "The file name .* leaves the output folder: use a name"),
+            ("/tmp/outside", "The file name .* leaves the output folder: use a name"),
+            ("file/x", 'The folder for "file/x" cannot be used .*: choose another name'),
+            (" ", "The file name is empty: type a name"),
+        ],
+    )
     @pytest.mark.parametrize("node_type", ["ESDSaveCheckpoint", "ESDSaveErasure"])
     def test_file_names_that_cannot_be_used(self, graph, world, erased, folders, prefix, message, node_type):
         """Refused before anything runs where the name is typed, and by the node where a link brings it."""
@@ -717,18 +809,23 @@ class TestErrors:
     def test_a_checkpoint_that_is_gone(self, graph):
         g = graph()
         g.take(m=g.add("ESDLoadModel", ckpt_name="../gone.safetensors"))
-        self.refused(g.run(), 'There is no checkpoint "../gone.safetensors": put it into models/checkpoints', "ESDLoadModel")
+        self.refused(
+            g.run(), 'There is no checkpoint "../gone.safetensors": put it into models/checkpoints', "ESDLoadModel"
+        )
 
 
 @pytest.fixture(scope="module")
 def playground_parts(checkpoint, folders):
-    """Files cut from the playground: its network as a checkpoint without CLIP and VAE, as a UNet file, and with 9 channels."""
+    """Files cut from the playground: its network as a checkpoint without CLIP and VAE, as a UNet, with 9 channels."""
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     prefix = "model.diffusion_model."
     network = {key: tensor for key, tensor in state.items() if key.startswith(prefix)}
     torch.save({"state_dict": network}, checkpoint.with_name("network-alone.ckpt"))
     first = f"{prefix}input_blocks.0.0.weight"
-    wide = {**network, first: torch.cat([network[first], torch.zeros((320, 5, 3, 3), dtype=network[first].dtype)], dim=1)}
+    wide = {
+        **network,
+        first: torch.cat([network[first], torch.zeros((320, 5, 3, 3), dtype=network[first].dtype)], dim=1),
+    }
     torch.save({"state_dict": wide}, checkpoint.with_name("inpainting.ckpt"))
     bare = {key.removeprefix(prefix): tensor.contiguous() for key, tensor in network.items()}
     save_file(bare, folders.models / "diffusion_models" / "world.safetensors")
@@ -737,29 +834,76 @@ def playground_parts(checkpoint, folders):
 
 SHAPES = {
     "SDXLRefiner": {
-        "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 384, "num_res_blocks": [2, 2, 2, 2],
-        "channel_mult": [1, 2, 4, 4], "transformer_depth": [0, 0, 4, 4, 4, 4, 0, 0], "transformer_depth_middle": 4,
-        "transformer_depth_output": [0, 0, 0, 4, 4, 4, 4, 4, 4, 0, 0, 0], "use_linear_in_transformer": True,
-        "context_dim": 1280, "num_classes": "sequential", "adm_in_channels": 2560, "num_head_channels": 64,
+        "image_size": 32,
+        "in_channels": 4,
+        "out_channels": 4,
+        "model_channels": 384,
+        "num_res_blocks": [2, 2, 2, 2],
+        "channel_mult": [1, 2, 4, 4],
+        "transformer_depth": [0, 0, 4, 4, 4, 4, 0, 0],
+        "transformer_depth_middle": 4,
+        "transformer_depth_output": [0, 0, 0, 4, 4, 4, 4, 4, 4, 0, 0, 0],
+        "use_linear_in_transformer": True,
+        "context_dim": 1280,
+        "num_classes": "sequential",
+        "adm_in_channels": 2560,
+        "num_head_channels": 64,
         "use_spatial_transformer": True,
     },
     "SVD_img2vid": {
-        "image_size": 32, "in_channels": 8, "out_channels": 4, "model_channels": 320, "num_res_blocks": [2, 2, 2, 2],
-        "channel_mult": [1, 2, 4, 4], "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0], "transformer_depth_middle": 1,
-        "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0], "use_linear_in_transformer": True,
-        "context_dim": 1024, "num_classes": "sequential", "adm_in_channels": 768, "num_head_channels": 64,
-        "use_spatial_transformer": True, "use_temporal_attention": True, "use_temporal_resblock": True,
-        "extra_ff_mix_layer": True, "merge_strategy": "learned_with_images", "merge_factor": 0.0, "video_kernel_size": [3, 1, 1],
+        "image_size": 32,
+        "in_channels": 8,
+        "out_channels": 4,
+        "model_channels": 320,
+        "num_res_blocks": [2, 2, 2, 2],
+        "channel_mult": [1, 2, 4, 4],
+        "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+        "transformer_depth_middle": 1,
+        "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+        "use_linear_in_transformer": True,
+        "context_dim": 1024,
+        "num_classes": "sequential",
+        "adm_in_channels": 768,
+        "num_head_channels": 64,
+        "use_spatial_transformer": True,
+        "use_temporal_attention": True,
+        "use_temporal_resblock": True,
+        "extra_ff_mix_layer": True,
+        "merge_strategy": "learned_with_images",
+        "merge_factor": 0.0,
+        "video_kernel_size": [3, 1, 1],
     },
     "Flux": {
-        "in_channels": 16, "out_channels": 16, "vec_in_dim": 768, "context_in_dim": 4096, "hidden_size": 3072,
-        "mlp_ratio": 4.0, "num_heads": 24, "depth": 1, "depth_single_blocks": 1, "axes_dim": [16, 56, 56], "theta": 10000,
-        "qkv_bias": True, "guidance_embed": True, "patch_size": 2,
+        "in_channels": 16,
+        "out_channels": 16,
+        "vec_in_dim": 768,
+        "context_in_dim": 4096,
+        "hidden_size": 3072,
+        "mlp_ratio": 4.0,
+        "num_heads": 24,
+        "depth": 1,
+        "depth_single_blocks": 1,
+        "axes_dim": [16, 56, 56],
+        "theta": 10000,
+        "qkv_bias": True,
+        "guidance_embed": True,
+        "patch_size": 2,
     },
     "WAN21_T2V": {
-        "model_type": "t2v", "dim": 1536, "ffn_dim": 8960, "num_heads": 12, "num_layers": 1, "in_dim": 16, "out_dim": 16,
-        "freq_dim": 256, "text_dim": 4096, "patch_size": (1, 2, 2), "window_size": (-1, -1), "qk_norm": True,
-        "cross_attn_norm": True, "eps": 1e-6,
+        "model_type": "t2v",
+        "dim": 1536,
+        "ffn_dim": 8960,
+        "num_heads": 12,
+        "num_layers": 1,
+        "in_dim": 16,
+        "out_dim": 16,
+        "freq_dim": 256,
+        "text_dim": 4096,
+        "patch_size": (1, 2, 2),
+        "window_size": (-1, -1),
+        "qk_norm": True,
+        "cross_attn_norm": True,
+        "eps": 1e-6,
     },
 }
 
@@ -771,16 +915,27 @@ def without_memory(kind):
 
     config = getattr(comfy.supported_models, kind)({**SHAPES[kind], "dtype": torch.float16})
     device = torch.device("cpu")
-    return comfy.model_patcher.ModelPatcher(config.get_model({}, device="meta"), load_device=device, offload_device=device)
+    return comfy.model_patcher.ModelPatcher(
+        config.get_model({}, device="meta"), load_device=device, offload_device=device
+    )
 
 
 class TestSchemas:
     """What the page shows of the nodes."""
 
-    @pytest.fixture(params=[
-        "ESDLoadModel", "ESDConcept", "ESDKeep", "ESDErase", "ESDEraseSettings", "ESDApply", "ESDSaveCheckpoint",
-        "ESDSaveErasure", "ESDBeforeAfter",
-    ])
+    @pytest.fixture(
+        params=[
+            "ESDLoadModel",
+            "ESDConcept",
+            "ESDKeep",
+            "ESDErase",
+            "ESDEraseSettings",
+            "ESDApply",
+            "ESDSaveCheckpoint",
+            "ESDSaveErasure",
+            "ESDBeforeAfter",
+        ]
+    )
     def node(self, request, node_classes):
         """The nodes of issue 2."""
         return node_classes[request.param]
@@ -793,8 +948,10 @@ class TestSchemas:
 
     def test_every_input_and_output_has_a_tooltip(self, node_classes):
         silent = [
-            (name, thing.id) for name, node in node_classes.items()
-            for thing in (*node.GET_SCHEMA().inputs, *node.GET_SCHEMA().outputs) if len(thing.tooltip or "") < 10
+            (name, thing.id)
+            for name, node in node_classes.items()
+            for thing in (*node.GET_SCHEMA().inputs, *node.GET_SCHEMA().outputs)
+            if len(thing.tooltip or "") < 10
         ]
         assert silent == []
 
@@ -804,7 +961,9 @@ class TestSchemas:
 
     def test_pages_name_every_input(self, node_classes):
         unnamed = [
-            (name, thing.id) for name, node in node_classes.items() for thing in node.GET_SCHEMA().inputs
+            (name, thing.id)
+            for name, node in node_classes.items()
+            for thing in node.GET_SCHEMA().inputs
             if thing.id not in _page(name) and (thing.display_name or thing.id) not in _page(name)
         ]
         assert unnamed == []

@@ -19,7 +19,9 @@ def predictions(seed: int = 0) -> list[torch.Tensor]:
 @pytest.mark.parametrize("eta", [0.0, 1.0, 3.0, -1.0])
 def test_target_is_equation_7(eta):
     null, concept, _ = predictions()
-    expected = [(1 + eta) * n - eta * c for n, c in zip(null.flatten().tolist(), concept.flatten().tolist(), strict=True)]
+    expected = [
+        (1 + eta) * n - eta * c for n, c in zip(null.flatten().tolist(), concept.flatten().tolist(), strict=True)
+    ]
     assert target(null, concept, null, eta).flatten().tolist() == pytest.approx(expected, abs=1e-12)
 
 
@@ -45,19 +47,24 @@ def test_loss_weighs_each_sample():
     assert torch.allclose(loss(prediction, wanted, weights), (each[0] + each[1] / 2) / 3)
 
 
-@pytest.mark.parametrize(("era", "anchored_to_concept"), [
-    ("paper-2023", False),
-    ("official-2023-compvis", False),
-    ("official-2024-diffusers", False),
-    ("official-2025", True),
-    ("official-2026", True),
-])
+@pytest.mark.parametrize(
+    ("era", "anchored_to_concept"),
+    [
+        ("paper-2023", False),
+        ("official-2023-compvis", False),
+        ("official-2024-diffusers", False),
+        ("official-2025", True),
+        ("official-2026", True),
+    ],
+)
 @pytest.mark.parametrize("negative_guidance", [1.0, 2.0, 5.0])
 def test_eta_table_gives_each_release_s_own_target(era, anchored_to_concept, negative_guidance):
     """The official target is eps(f) - ng (eps(c) - eps(null)); f is the empty prompt, or since 2025 the concept."""
     null, concept, _ = predictions()
     official = (concept if anchored_to_concept else null) - negative_guidance * (concept - null)
-    assert torch.allclose(target(null, concept, null, eta_from_negative_guidance(negative_guidance, era, False)), official)
+    assert torch.allclose(
+        target(null, concept, null, eta_from_negative_guidance(negative_guidance, era, False)), official
+    )
 
 
 @pytest.mark.parametrize("era", sorted(ETA_OFFSET))
@@ -67,12 +74,15 @@ def test_with_erase_from_every_release_means_the_same(era):
     assert torch.allclose(target(erase_from, concept, null, eta_from_negative_guidance(2.0, era, True)), official)
 
 
-@pytest.mark.parametrize(("preset", "era", "negative_guidance"), [
-    ("paper-2023", "paper-2023", 1.0),
-    ("official-2024-sd", "official-2024-diffusers", 2.0),
-    ("official-2025-sdxl", "official-2025", 1.0),
-    ("official-2026", "official-2026", 2.0),
-])
+@pytest.mark.parametrize(
+    ("preset", "era", "negative_guidance"),
+    [
+        ("paper-2023", "paper-2023", 1.0),
+        ("official-2024-sd", "official-2024-diffusers", 2.0),
+        ("official-2025-sdxl", "official-2025", 1.0),
+        ("official-2026", "official-2026", 2.0),
+    ],
+)
 def test_presets_hold_the_paper_s_eta(preset, era, negative_guidance):
     fields = PRESETS[preset]
     assert fields["eta"] == eta_from_negative_guidance(negative_guidance, era, erase_from=False)

@@ -20,7 +20,9 @@ def test_the_graph_that_people_open_is_the_prompt_that_is_queued(page, object_in
     """The page's own conversion of the workflow equals ours, which the tests and the demo queue."""
     workflow = json.loads(path.read_text("utf-8"))
     browser.load(page, workflow)
-    missing = page.evaluate("() => window.app.graph.nodes.filter(n => n.has_errors || !n.constructor.nodeData).map(n => n.type)")
+    missing = page.evaluate(
+        "() => window.app.graph.nodes.filter(n => n.has_errors || !n.constructor.nodeData).map(n => n.type)"
+    )
     assert [kind for kind in missing if kind not in ("Note", "MarkdownNote", "Reroute", "PrimitiveNode")] == []
     assert not page.get_by_role("dialog").is_visible()
     shown, ours = browser.as_prompt(page), to_prompt(workflow, object_info)
@@ -44,7 +46,9 @@ def test_no_node_covers_another(page, path):
     })""")
     assert len(boxes) > 2
     covered = [
-        (a["title"], b["title"]) for i, a in enumerate(boxes) for b in boxes[i + 1 :]
+        (a["title"], b["title"])
+        for i, a in enumerate(boxes)
+        for b in boxes[i + 1 :]
         if a["left"] < b["right"] and b["left"] < a["right"] and a["top"] < b["bottom"] and b["top"] < a["bottom"]
     ]
     assert covered == []

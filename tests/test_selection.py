@@ -80,15 +80,26 @@ def test_selecting_nothing_is_refused():
 
 UNETS = {
     "SD15": {
-        "num_heads": 8, "context_dim": 768, "channel_mult": [1, 2, 4, 4], "num_res_blocks": [2, 2, 2, 2],
-        "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0], "transformer_depth_middle": 1,
-        "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0], "use_linear_in_transformer": False,
+        "num_heads": 8,
+        "context_dim": 768,
+        "channel_mult": [1, 2, 4, 4],
+        "num_res_blocks": [2, 2, 2, 2],
+        "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+        "transformer_depth_middle": 1,
+        "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+        "use_linear_in_transformer": False,
     },
     "SDXL": {
-        "num_head_channels": 64, "context_dim": 2048, "channel_mult": [1, 2, 4], "num_res_blocks": [2, 2, 2],
-        "transformer_depth": [0, 0, 2, 2, 10, 10], "transformer_depth_middle": 10,
-        "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10], "use_linear_in_transformer": True,
-        "num_classes": "sequential", "adm_in_channels": 2816,
+        "num_head_channels": 64,
+        "context_dim": 2048,
+        "channel_mult": [1, 2, 4],
+        "num_res_blocks": [2, 2, 2],
+        "transformer_depth": [0, 0, 2, 2, 10, 10],
+        "transformer_depth_middle": 10,
+        "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+        "use_linear_in_transformer": True,
+        "num_classes": "sequential",
+        "adm_in_channels": 2816,
     },
 }
 """What the shapes of the real files say; `network` holds the host's own detection to it."""
@@ -105,11 +116,15 @@ def networks(comfy):
         return UNetModel(**config, device="meta", operations=comfy.ops.disable_weight_init)
 
     def detected(name, config):
-        shapes = build(image_size=32, in_channels=4, out_channels=4, model_channels=320, use_spatial_transformer=True, **config)
+        shapes = build(
+            image_size=32, in_channels=4, out_channels=4, model_channels=320, use_spatial_transformer=True, **config
+        )
         found = comfy.model_detection.model_config_from_unet(shapes.state_dict(), "")
         assert type(found).__name__ == name
         network = build(**found.unet_config)
-        assert {n: t.shape for n, t in network.state_dict().items()} == {n: t.shape for n, t in shapes.state_dict().items()}
+        assert {n: t.shape for n, t in network.state_dict().items()} == {
+            n: t.shape for n, t in shapes.state_dict().items()
+        }
         return network
 
     return {name: detected(name, config) for name, config in UNETS.items()}

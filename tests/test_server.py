@@ -110,11 +110,14 @@ class TestTheShippedWorkflow:
         assert node_of(prompt, "ESDErase") in cached(again)
         assert executed(again) == set()
 
-    @pytest.mark.parametrize(("class_type", "inputs"), [
-        ("ESDBeforeAfter", {"seed": 9}),
-        ("ESDBeforeAfter", {"sampler_name": "euler", "scheduler": "normal", "prompts": "apple"}),
-        ("ESDSaveErasure", {"filename_prefix": "loras/other"}),
-    ])
+    @pytest.mark.parametrize(
+        ("class_type", "inputs"),
+        [
+            ("ESDBeforeAfter", {"seed": 9}),
+            ("ESDBeforeAfter", {"sampler_name": "euler", "scheduler": "normal", "prompts": "apple"}),
+            ("ESDSaveErasure", {"filename_prefix": "loras/other"}),
+        ],
+    )
     def test_changing_how_it_is_drawn_or_saved_trains_nothing(self, host, prompt, first, class_type, inputs):
         run = host.run(changed(prompt, class_type, **inputs))
         assert node_of(prompt, class_type) in executed(run)
@@ -126,7 +129,8 @@ class TestTheShippedWorkflow:
         picture = node_of(prompt, "ESDBeforeAfter")
         for strength in (0.5, 0.25):
             other["99"] = {
-                "class_type": "ESDApply", "inputs": {"model": [load, 0], "weights": [erase, 1], "strength": strength}
+                "class_type": "ESDApply",
+                "inputs": {"model": [load, 0], "weights": [erase, 1], "strength": strength},
             }
             other[picture]["inputs"]["model_after"] = ["99", 0]
             run = host.run(other)
@@ -161,11 +165,14 @@ class TestCancelAndErrors:
         whole = file_of(host, first, prompt, "ESDSaveErasure")
         assert same(whole, file_of(host, again, weights_only, "ESDSaveErasure"))
 
-    @pytest.mark.parametrize(("class_type", "inputs", "message"), [
-        ("ESDConcept", {"concept": " "}, "The concept is empty: type the words that make the model draw"),
-        ("ESDConcept", {"erase_from": "cat"}, '"erase from" equals the concept "cat": leave it empty'),
-        ("ESDErase", {"method": "xlayer"}, 'The method "xlayer" selects no weight of this model: choose another'),
-    ])
+    @pytest.mark.parametrize(
+        ("class_type", "inputs", "message"),
+        [
+            ("ESDConcept", {"concept": " "}, "The concept is empty: type the words that make the model draw"),
+            ("ESDConcept", {"erase_from": "cat"}, '"erase from" equals the concept "cat": leave it empty'),
+            ("ESDErase", {"method": "xlayer"}, 'The method "xlayer" selects no weight of this model: choose another'),
+        ],
+    )
     def test_a_mistake_arrives_as_one_sentence(self, host, weights_only, class_type, inputs, message):
         run = host.try_run(changed(weights_only, class_type, **inputs))
         last = run.events[-1]
@@ -186,8 +193,15 @@ class TestServedFiles:
     def test_every_node_is_listed_with_its_help(self, host, object_info):
         ours = {name: info for name, info in object_info.items() if info.get("python_module") == f"custom_nodes.{PACK}"}
         assert set(ours) >= {
-            "ESDLoadModel", "ESDConcept", "ESDKeep", "ESDErase", "ESDEraseSettings", "ESDApply", "ESDSaveCheckpoint",
-            "ESDSaveErasure", "ESDBeforeAfter",
+            "ESDLoadModel",
+            "ESDConcept",
+            "ESDKeep",
+            "ESDErase",
+            "ESDEraseSettings",
+            "ESDApply",
+            "ESDSaveCheckpoint",
+            "ESDSaveErasure",
+            "ESDBeforeAfter",
         }
         for name, info in ours.items():
             assert info["category"] == "ESD" and info["description"]

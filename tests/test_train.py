@@ -117,7 +117,9 @@ def test_batch_loss_is_the_mean_over_its_points():
     _, losses = run(settings)
     base = FakeDenoiser()
     each = [
-        torch.nn.functional.mse_loss(base.predict(e.x[None], torch.tensor([e.sigma]), Told()["cat"])[0], e.target).item()
+        torch.nn.functional.mse_loss(
+            base.predict(e.x[None], torch.tensor([e.sigma]), Told()["cat"])[0], e.target
+        ).item()
         for e in examples_of(settings)
     ]
     assert losses == pytest.approx([sum(each) / 4], rel=1e-5)
@@ -177,8 +179,11 @@ def test_keeping_keeps():
 
 def test_several_concepts_are_all_trained():
     prompts = []
-    run(replace(SETTINGS, steps=40), (CAT, make_concept("dog"), make_concept("hat", "cowboy")),
-        report=lambda step: prompts.append(step.prompt) or False)
+    run(
+        replace(SETTINGS, steps=40),
+        (CAT, make_concept("dog"), make_concept("hat", "cowboy")),
+        report=lambda step: prompts.append(step.prompt) or False,
+    )
     assert set(prompts) == {"cat", "dog", "cowboy"}
 
 

@@ -34,7 +34,9 @@ class HostDenoiser:
         self.latent_shape, self.device, self.dtype, self.passed = latent_shape, device, dtype, passed
         self.places = {name: _place(network, name) for name in names}
         self.frozen = {name: _read(place) for name, place in self.places.items()}
-        self.trainable = {name: nn.Parameter(t.detach().to(torch.float32, copy=True)) for name, t in self.frozen.items()}
+        self.trainable = {
+            name: nn.Parameter(t.detach().to(torch.float32, copy=True)) for name, t in self.frozen.items()
+        }
         self.checkpointing = checkpointing
 
     @contextmanager

@@ -116,7 +116,13 @@ def make_denoiser(model: Any, plan: Plan, passed: Callable[[int], None]) -> Host
     """The denoiser of a plan; call it outside inference mode."""
     network = private_network(model, plan.device, plan.dtype)
     return HostDenoiser(
-        network, _ordinary_sampling(model), plan.names, plan.latent_shape, plan.device, plan.dtype, passed,
+        network,
+        _ordinary_sampling(model),
+        plan.names,
+        plan.latent_shape,
+        plan.device,
+        plan.dtype,
+        passed,
         plan.checkpointing,
     )
 
@@ -149,5 +155,3 @@ class _training_mode:
     def __exit__(self, *error: object) -> None:
         if self.before is not None:
             comfy.model_management.in_training = self.before
-
-

@@ -32,7 +32,10 @@ def checkpoints() -> list[str]:
 
 
 def load(name: str, node_id: str | None = None) -> Loaded:
-    """Load a checkpoint by its listed name and say on the node what it is; raises EsdError when it is missing or cannot be erased."""
+    """Load a checkpoint by its listed name, and say on the node what it is.
+
+    Raises EsdError when it is missing or cannot be erased.
+    """
     path = folder_paths.get_full_path("checkpoints", name)
     if path is None:
         raise EsdError(f'There is no checkpoint "{name}": put it into models/checkpoints and refresh (R).')
@@ -62,4 +65,3 @@ def require_parts(clip: Any, vae: Any) -> None:
             raise EsdError(
                 f"No {name} arrived: connect the {name} output of a checkpoint that has one, or of Load {name}."
             )
-

@@ -45,8 +45,13 @@ class Need:
 
 
 def estimate(
-    model: Any, names: Sequence[str], latent: tuple[int, ...], settings: Settings, device: torch.device,
-    dtype: torch.dtype, checkpointing: bool,
+    model: Any,
+    names: Sequence[str],
+    latent: tuple[int, ...],
+    settings: Settings,
+    device: torch.device,
+    dtype: torch.dtype,
+    checkpointing: bool,
 ) -> Need:
     """What a run with these settings will take on the device."""
     weights = model.model_state_dict(NETWORK_PREFIX)

@@ -62,7 +62,11 @@ def sha256(path: Path) -> str:
 
 
 def run_metadata(
-    concepts: Sequence[Concept], keeps: Sequence[Keep], settings: Settings, family: Family, base: Path | None,
+    concepts: Sequence[Concept],
+    keeps: Sequence[Keep],
+    settings: Settings,
+    family: Family,
+    base: Path | None,
     steps_done: int,
 ) -> dict[str, str]:
     """The `esd.*` metadata of a result; every value is text, as safetensors asks."""

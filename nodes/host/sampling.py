@@ -59,15 +59,30 @@ def _encode(clip: Any, prompt: str) -> list[Any]:
 
 
 def _sample(
-    model: Any, conditions: dict[str, Any], prompts: Sequence[str], choice: SamplerChoice, first: int,
-    shape: tuple[int, int, int], callback: Callable[..., None],
+    model: Any,
+    conditions: dict[str, Any],
+    prompts: Sequence[str],
+    choice: SamplerChoice,
+    first: int,
+    shape: tuple[int, int, int],
+    callback: Callable[..., None],
 ) -> Tensor:
     empty = torch.zeros((len(prompts), *shape))
     noise = torch.cat([comfy.sample.prepare_noise(empty[:1], choice.seed + first + i) for i in range(len(prompts))])
     positive = _batched([conditions[p] for p in prompts])
     return comfy.sample.sample(
-        model, noise, choice.steps, choice.cfg, choice.sampler_name, choice.scheduler, positive, conditions[""],
-        empty, callback=callback, disable_pbar=True, seed=choice.seed,
+        model,
+        noise,
+        choice.steps,
+        choice.cfg,
+        choice.sampler_name,
+        choice.scheduler,
+        positive,
+        conditions[""],
+        empty,
+        callback=callback,
+        disable_pbar=True,
+        seed=choice.seed,
     )
 
 
