@@ -1,7 +1,7 @@
 """Erased and kept, judged, for each kind of task and setting: `python run.py bench quality`.
 
 Every task is run with each method; for the object and the style, eta and the source of the examples are varied too,
-one at a time from the defaults.  `--full` crosses methods, eta and source for the object.  Rows are printed as they
+one at a time from the defaults, and for the attributes eta.  `--full` crosses methods, eta and source for the object.  Rows are printed as they
 come, as a Markdown table.
 """
 
@@ -110,6 +110,8 @@ def variants(full: bool, task: Task) -> Iterator[dict[str, Any]]:
     if task.name.startswith(("object", "style")):
         yield from ({"eta": e} for e in etas if e != 1.0)
         yield {"source": "student"}
+    elif task.concepts[0].get("erase_from"):
+        yield {"eta": 4.0}
 
 
 def run(world: Playground, task: Task, change: dict[str, Any], seed: int) -> dict[str, Any]:
