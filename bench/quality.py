@@ -1,8 +1,8 @@
 """Erased and kept, judged, for each kind of task and setting: `python run.py bench quality`.
 
 Every task is run with each method; for the object and the style, eta and the source of the examples are varied too,
-one at a time from the defaults, and for the attributes eta.  `--full` crosses methods, eta and source for the object.  Rows are printed as they
-come, as a Markdown table.
+one at a time from the defaults, and for the attributes eta.  `--full` crosses methods, eta and source for the object.
+Rows are printed as they come, as a Markdown table.
 """
 
 from __future__ import annotations

@@ -65,7 +65,8 @@ class ESDErase(io.ComfyNode):
                     max=20.0,
                     step=0.1,
                     tooltip="Guidance scale: the paper's eta, how far to push away from the concept. 0 only pulls it "
-                    "to the empty prompt, 1 is the paper's default, 3 and more also hurts the rest. The official "
+                    "to the empty prompt, 1 is the paper's default, 3 and more may hurt the rest. An attribute "
+                    "(erase_from) wants about 4. The official "
                     "code's negative_guidance since 2025 is eta + 1.",
                 ),
                 io.Int.Input(

@@ -31,7 +31,7 @@ NULL, ERASE, FROM = "", "cat", "face wearing sunglasses"
 
 @dataclass
 class Case:
-    """One model in both forms: the host's MODEL, the diffusers UNet (also in float64), and the same prompts for both."""
+    """One model in both forms: the host's MODEL, the diffusers UNet (also in float64), and prompts for both."""
 
     model: Any
     unet: Any
@@ -141,7 +141,8 @@ def ours(case: Case, method: str, erase_from: bool, source: str = "base") -> Our
         plan = make_plan(case.model, settings)
         table = PromptTable(case.prompts)
         conditions = encode(case.model, table, prompts_of([concept], []), plan.latent_shape, plan.device)
-    return Ours(make_denoiser(case.model, plan, lambda samples: None), conditions, plan.settings, lesson(concept, settings))
+    denoiser = make_denoiser(case.model, plan, lambda samples: None)
+    return Ours(denoiser, conditions, plan.settings, lesson(concept, settings))
 
 
 def gradients(side: Ours, example: Any) -> tuple[float, dict[str, Tensor]]:

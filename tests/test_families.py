@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from reference import models
 from torch import Tensor
+
+from reference import models
 
 SIDE = 64
 
@@ -147,6 +148,7 @@ def test_sd3_refuses_methods_that_it_has_no_names_for(load: Callable[[str], Any]
 def test_a_walk_ends_where_the_hosts_own_euler_does(load: Callable[[str], Any], name: str) -> None:
     """The whole walk down to sigma 0 equals k-diffusion's Euler on the host's own model call."""
     import comfy.k_diffusion.sampling
+
     from esd_pack.esd.settings import Settings
     from esd_pack.esd.walk import step, walk
     from esd_pack.nodes.host.conditions import encode

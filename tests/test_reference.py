@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from reference import models, published, text
 from reference.models import Layout, Pair
 from reference.published import Concept, Prompt, Settings
-from torch import Tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside diffusers
 HEIGHT, WIDTH = 96, 64  # different, so that an exchange would show
