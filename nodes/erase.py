@@ -34,49 +34,7 @@ class ESDErase(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model to erase from, with its LoRAs if it has any."),
                 io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
                 Concepts.Input("concepts", tooltip="What to erase: one Concept node or a chain of them."),
-                io.Combo.Input(
-                    "method",
-                    options=list(METHODS),
-                    default=DEFAULT.method,
-                    tooltip="Which weights learn. esd-x: text attention, for styles and things named in the prompt. "
-                    "esd-x-strict: only its keys and values, the gentlest. esd-u: everything else, for what must not "
-                    "appear under any prompt. The names after selfattn are those of the 2023 code.",
-                ),
-                io.Int.Input(
-                    "steps",
-                    default=DEFAULT.steps,
-                    min=1,
-                    max=100000,
-                    tooltip="Training steps. 100 to 500 is usual; more erases more and costs more of the rest.",
-                ),
-                io.Float.Input(
-                    "learning_rate",
-                    default=DEFAULT.learning_rate,
-                    min=1e-8,
-                    max=1.0,
-                    step=1e-6,
-                    round=False,
-                    tooltip="Step size of the optimiser. 1e-5 (paper) to 2e-4; too high turns pictures to noise.",
-                ),
-                io.Float.Input(
-                    "eta",
-                    default=DEFAULT.eta,
-                    min=0.0,
-                    max=20.0,
-                    step=0.1,
-                    tooltip="Guidance scale: the paper's eta, how far to push away from the concept. 0 only pulls it "
-                    "to the empty prompt, 1 is the paper's default, 3 and more may hurt the rest. An attribute "
-                    "(erase_from) wants about 4. The official "
-                    "code's negative_guidance since 2025 is eta + 1.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=False,
-                    tooltip="Same seed and inputs give the same weights, bit for bit, on the same machine.",
-                ),
+                *_dials(),
                 Keeps.Input("keep", optional=True, tooltip="Prompts that must look as before (Keep nodes)."),
                 Settings.Input("settings", optional=True, tooltip="Erase Settings, for all the rest."),
             ],
@@ -122,79 +80,8 @@ class ESDEraseSettings(io.ComfyNode):
             category=CATEGORY,
             description="Optional settings for Erase. Left out, every one has a good default.",
             inputs=[
-                io.Combo.Input(
-                    "preset",
-                    options=["custom", *PRESETS],
-                    default="custom",
-                    tooltip="custom uses the fields below. A preset repeats a published run: it sets steps, learning "
-                    "rate and eta of the Erase node too, and wins over the fields below.",
-                ),
-                io.Combo.Input(
-                    "source",
-                    options=list(SOURCES),
-                    default=DEFAULT.source,
-                    tooltip="Who draws the training examples: the frozen base (fast: nothing is computed twice) or "
-                    "the student as it learns (the paper).",
-                ),
-                _integer("walk_steps", 1, 1000, "Steps of the walk from noise that examples are taken from."),
-                io.Float.Input(
-                    "walk_guidance",
-                    default=DEFAULT.walk_guidance,
-                    min=0.0,
-                    max=100.0,
-                    step=0.5,
-                    tooltip="Classifier-free guidance of that walk; 0 means the family's own (SD1.x 3, SDXL 2).",
-                ),
-                _integer(
-                    "points_per_walk",
-                    1,
-                    1000,
-                    "How many levels of each walk become training points; 1 is as published.",
-                ),
-                io.Boolean.Input(
-                    "coarse_walks",
-                    default=DEFAULT.coarse_walks,
-                    tooltip="Walk straight from one training point's level to the next, so that nothing is computed "
-                    "in vain. Off goes through every step of the walk, as published.",
-                ),
-                _integer(
-                    "walk_batch", 1, 256, "Walks computed side by side; more is faster on a GPU and takes memory."
-                ),
-                _integer(
-                    "pool",
-                    0,
-                    1000000,
-                    "Training points made at a time and shuffled; 1 is as published. 0 means 200 with the "
-                    "base as source and 10 with the student, whose points age as it learns.",
-                ),
-                _integer(
-                    "refresh", 0, 1000000, "Draws from a pool before it is made anew; 0 draws every point just once."
-                ),
-                _integer("batch_size", 1, 1024, "Training points in one network call of the student."),
-                _integer("accumulate", 1, 1024, "Calls whose gradients are averaged before each optimiser step."),
-                _integer("width", 0, 16384, "Width in pixels of the examples; 0 means the family's own size.", 8),
-                _integer("height", 0, 16384, "Height in pixels of the examples; 0 means the family's own size.", 8),
-                io.Combo.Input(
-                    "optimizer",
-                    options=list(OPTIMIZERS),
-                    default=DEFAULT.optimizer,
-                    tooltip="adamw (no weight decay) is the published one; adamw8bit needs bitsandbytes; adafactor "
-                    "takes the least memory.",
-                ),
-                io.Combo.Input(
-                    "checkpointing",
-                    options=list(CHECKPOINTING),
-                    default=DEFAULT.checkpointing,
-                    tooltip="Recompute activations instead of storing them: less memory, about a third slower. auto "
-                    "turns it on when memory asks for it.",
-                ),
-                io.Combo.Input(
-                    "precision",
-                    options=list(PRECISIONS),
-                    default=DEFAULT.precision,
-                    tooltip="Precision of the network while training. The trained weights and the loss are fp32 "
-                    "whatever you choose.",
-                ),
+                *_walk_inputs(),
+                *_training_inputs(),
             ],
             outputs=[Settings.Output("settings_out", display_name="settings", tooltip="For the Erase node.")],
         )
@@ -207,3 +94,133 @@ class ESDEraseSettings(io.ComfyNode):
 
 def _integer(name: str, low: int, high: int, tooltip: str, step: int = 1) -> io.Int.Input:
     return io.Int.Input(name, default=getattr(DEFAULT, name), min=low, max=high, step=step, tooltip=tooltip)
+
+
+def _dials() -> list[io.Input]:
+    """What most runs set."""
+    return [
+        io.Combo.Input(
+            "method",
+            options=list(METHODS),
+            default=DEFAULT.method,
+            tooltip="Which weights learn. esd-x: text attention, for styles and things named in the prompt. "
+            "esd-x-strict: only its keys and values, the gentlest. esd-u: everything else, for what must not "
+            "appear under any prompt. The names after selfattn are those of the 2023 code.",
+        ),
+        io.Int.Input(
+            "steps",
+            default=DEFAULT.steps,
+            min=1,
+            max=100000,
+            tooltip="Training steps. 100 to 500 is usual; more erases more and costs more of the rest.",
+        ),
+        io.Float.Input(
+            "learning_rate",
+            default=DEFAULT.learning_rate,
+            min=1e-8,
+            max=1.0,
+            step=1e-6,
+            round=False,
+            tooltip="Step size of the optimiser. 1e-5 (paper) to 2e-4; too high turns pictures to noise.",
+        ),
+        io.Float.Input(
+            "eta",
+            default=DEFAULT.eta,
+            min=0.0,
+            max=20.0,
+            step=0.1,
+            tooltip="Guidance scale: the paper's eta, how far to push away from the concept. 0 only pulls it "
+            "to the empty prompt, 1 is the paper's default, 3 and more may hurt the rest. An attribute "
+            "(erase_from) wants about 4. The official "
+            "code's negative_guidance since 2025 is eta + 1.",
+        ),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=False,
+            tooltip="Same seed and inputs give the same weights, bit for bit, on the same machine.",
+        ),
+    ]
+
+
+def _walk_inputs() -> list[io.Input]:
+    """Where training points come from."""
+    return [
+        io.Combo.Input(
+            "preset",
+            options=["custom", *PRESETS],
+            default="custom",
+            tooltip="custom uses the fields below. A preset repeats a published run: it sets steps, learning "
+            "rate and eta of the Erase node too, and wins over the fields below.",
+        ),
+        io.Combo.Input(
+            "source",
+            options=list(SOURCES),
+            default=DEFAULT.source,
+            tooltip="Who draws the training examples: the frozen base (fast: nothing is computed twice) or "
+            "the student as it learns (the paper).",
+        ),
+        _integer("walk_steps", 1, 1000, "Steps of the walk from noise that examples are taken from."),
+        io.Float.Input(
+            "walk_guidance",
+            default=DEFAULT.walk_guidance,
+            min=0.0,
+            max=100.0,
+            step=0.5,
+            tooltip="Classifier-free guidance of that walk; 0 means the family's own (SD1.x 3, SDXL 2).",
+        ),
+        _integer(
+            "points_per_walk",
+            1,
+            1000,
+            "How many levels of each walk become training points; 1 is as published.",
+        ),
+        io.Boolean.Input(
+            "coarse_walks",
+            default=DEFAULT.coarse_walks,
+            tooltip="Walk straight from one training point's level to the next, so that nothing is computed "
+            "in vain. Off goes through every step of the walk, as published.",
+        ),
+        _integer("walk_batch", 1, 256, "Walks computed side by side; more is faster on a GPU and takes memory."),
+        _integer(
+            "pool",
+            0,
+            1000000,
+            "Training points made at a time and shuffled; 1 is as published. 0 means 200 with the "
+            "base as source and 10 with the student, whose points age as it learns.",
+        ),
+        _integer("refresh", 0, 1000000, "Draws from a pool before it is made anew; 0 draws every point just once."),
+    ]
+
+
+def _training_inputs() -> list[io.Input]:
+    """How the student learns."""
+    return [
+        _integer("batch_size", 1, 1024, "Training points in one network call of the student."),
+        _integer("accumulate", 1, 1024, "Calls whose gradients are averaged before each optimiser step."),
+        _integer("width", 0, 16384, "Width in pixels of the examples; 0 means the family's own size.", 8),
+        _integer("height", 0, 16384, "Height in pixels of the examples; 0 means the family's own size.", 8),
+        io.Combo.Input(
+            "optimizer",
+            options=list(OPTIMIZERS),
+            default=DEFAULT.optimizer,
+            tooltip="adamw (no weight decay) is the published one; adamw8bit needs bitsandbytes; adafactor "
+            "takes the least memory.",
+        ),
+        io.Combo.Input(
+            "checkpointing",
+            options=list(CHECKPOINTING),
+            default=DEFAULT.checkpointing,
+            tooltip="Recompute activations instead of storing them: less memory, about a third slower. auto "
+            "turns it on when memory asks for it.",
+        ),
+        io.Combo.Input(
+            "precision",
+            options=list(PRECISIONS),
+            default=DEFAULT.precision,
+            tooltip="Precision of the network while training. The trained weights and the loss are fp32 "
+            "whatever you choose.",
+        ),
+    ]
