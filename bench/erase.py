@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from playground_run import SIZE, Playground, as_json, short, write_json
+from _playground_run import SIZE, Playground, as_json, short, write_json
 
 
 def main() -> None:

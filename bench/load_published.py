@@ -23,7 +23,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from playground_run import write_json  # noqa: E402
+from _playground_run import write_json  # noqa: E402
 
 from launch.base import RUN  # noqa: E402
 from launch.inprocess import as_package  # noqa: E402

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from typing import Any
 
-from playground_run import SIZE, Playground, as_json, short, write_json
+from _playground_run import SIZE, Playground, as_json, short, write_json
 
 REPEATS = 16
 """Pictures of what is erased, in each row."""

@@ -19,7 +19,7 @@ FIGURES = ("passes_per_point", "seconds_per_point", "seconds_to_erased", "peak_b
 
 def one(model: str, arm: str, options: argparse.Namespace) -> dict[str, Any]:
     """One run of one arm in a fresh process."""
-    command = [sys.executable, str(__file__).replace("speed.py", "speed_arm.py"), model, arm]
+    command = [sys.executable, str(__file__).replace("speed.py", "_speed_arm.py"), model, arm]
     command += ["--points", str(options.points), "--latent", str(options.latent), "--method", options.method]
     command += ["--erased"] * options.erased + ["--checkpointing"] * options.checkpointing
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -76,7 +76,7 @@ def main() -> None:
         for arm in options.arms:
             rows.append(medians(runs[arm]))
             print(show(rows[-1]), flush=True)
-    from playground_run import write_json
+    from _playground_run import write_json
 
     write_json(options.json, rows)
 

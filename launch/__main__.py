@@ -28,6 +28,7 @@ def _test(rest: list[str]) -> int:
 
 def _bench(rest: list[str]) -> int:
     sys.argv = rest
+    sys.path.insert(0, str(ROOT / "bench"))  # where it would be had the file been started itself
     runpy.run_path(str(ROOT / "bench" / f"{rest[0]}.py"), run_name="__main__")
     return 0
 

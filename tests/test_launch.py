@@ -172,3 +172,11 @@ def test_no_process_survives_a_server(comfy_path: Path, tmp_path: Path) -> None:
     with pytest.raises(server.ServerError, match="ended by itself"):
         started.wait()
     started.stop()
+
+
+@pytest.mark.parametrize("name", arguments.bench_names(ROOT / "bench"))
+def test_every_bench_starts(name: str) -> None:
+    line = [sys.executable, str(ROOT / "launch" / "__main__.py"), "bench", name, "--help"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--json" in done.stdout

@@ -11,8 +11,8 @@ from itertools import islice
 from typing import Any
 
 import torch
-from meter import Meter, PeakMemory
-from playground_run import Playground
+from _meter import Meter, PeakMemory
+from _playground_run import Playground
 from torch import Tensor
 
 LATENTS = {"playground": 8, "sd15": 64, "sdxl": 128}
@@ -89,7 +89,7 @@ def diffusers_unet(name: str, device: str) -> Any:
 
 def random_state(name: str, dtype: torch.dtype) -> dict[str, Tensor]:
     """Random weights of the real shape under the host's names."""
-    from published import reference  # noqa: F401  puts the tests' folder on the path
+    from _published import reference  # noqa: F401  puts the tests' folder on the path
 
     from reference.models import key_map
 
@@ -103,7 +103,7 @@ def random_state(name: str, dtype: torch.dtype) -> dict[str, Tensor]:
 
 def published(name: str, on: Subject, points: int, erased: bool, method: str) -> dict[str, Any]:
     """The published procedure on diffusers."""
-    from published import PublishedTrainer, reference
+    from _published import PublishedTrainer, reference
 
     from reference import models
 
@@ -179,7 +179,7 @@ def levels(count: int) -> list[int]:
 
 
 def _prompt(on: Subject, text: str) -> Any:
-    from published import reference
+    from _published import reference
 
     hidden, extra = on.clip.encode_from_tokens_scheduled(on.clip.tokenize(text))[0]
     pooled = extra.get("pooled_output") if on.world is None else None
