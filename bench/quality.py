@@ -1,7 +1,7 @@
 """Erased and kept, judged, for each kind of task and setting: `python run.py bench quality`.
 
-Every task is run with each method; for the object and the style, eta and the source of the examples are varied too,
-one at a time from the defaults, and for the attributes eta.  `--full` crosses methods, eta and source for the object.
+Every task is run at the defaults and with method, eta and the source of the examples changed, one at a time; `--full`
+crosses the three for the object too.
 Rows are printed as they come, as a Markdown table.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from itertools import zip_longest
+from itertools import product, zip_longest
 from typing import Any
 
 from _playground_run import SIZE, Playground, as_json, short, write_json
@@ -100,18 +100,15 @@ def _many(judged: Any) -> list[Any]:
 
 
 def variants(full: bool, task: Task) -> Iterator[dict[str, Any]]:
-    """The settings to try: the defaults first, then one change at a time, or all crossed."""
-    methods, etas = ("esd-x", "esd-x-strict", "esd-u"), (0.0, 1.0, 2.0, 4.0)
+    """The settings to try: the defaults first, then one change at a time; with `full`, all crossed for the object."""
+    methods, etas, sources = ("esd-x", "esd-x-strict", "esd-u"), (1.0, 0.0, 2.0, 4.0), ("base", "student")
+    one = [{"method": m} for m in methods[1:]] + [{"eta": e} for e in etas[1:]] + [{"source": sources[1]}]
+    yield from ({}, *one)
     if full and task.name.startswith("object"):
-        yield from ({"method": m, "eta": e, "source": s} for m in methods for e in etas for s in ("base", "student"))
-        return
-    yield {}
-    yield from ({"method": m} for m in methods[1:])
-    if task.name.startswith(("object", "style")):
-        yield from ({"eta": e} for e in etas if e != 1.0)
-        yield {"source": "student"}
-    elif task.concepts[0].get("erase_from"):
-        yield {"eta": 4.0}
+        first = (methods[0], etas[0], sources[0])
+        for choice in product(methods, etas, sources):
+            if sum(a != b for a, b in zip(choice, first, strict=True)) > 1:
+                yield dict(zip(("method", "eta", "source"), choice, strict=True))
 
 
 def run(world: Playground, task: Task, change: dict[str, Any], seed: int) -> dict[str, Any]:
