@@ -13,6 +13,7 @@ from ..esd.settings import CHECKPOINTING, OPTIMIZERS, PRECISIONS, PRESETS, SOURC
 from ..esd.settings import Settings as RunSettings
 from .host import erase as host
 from .host import provenance
+from .host.watch import STARTS, Watch
 from .sockets import CATEGORY, Concepts, Keeps, LossMap, Settings, Weights
 
 DEFAULT = RunSettings()
@@ -35,8 +36,10 @@ class ESDErase(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
                 Concepts.Input("concepts", tooltip="What to erase: one Concept node or a chain of them."),
                 *_dials(),
+                *_watching(),
                 Keeps.Input("keep", optional=True, tooltip="Prompts that must look as before (Keep nodes)."),
                 Settings.Input("settings", optional=True, tooltip="Erase Settings, for all the rest."),
+                io.Vae.Input("vae", optional=True, tooltip="For sharp previews; without it they are rough colours."),
             ],
             outputs=[
                 io.Model.Output("erased_model", display_name="MODEL", tooltip="The erased model, for any sampler."),
@@ -57,14 +60,19 @@ class ESDErase(io.ComfyNode):
         learning_rate: float,
         eta: float,
         seed: int,
+        preview_every: int,
+        snapshot_every: int,
+        start: str,
         keep: tuple[Keep, ...] = (),
         settings: RunSettings = DEFAULT,
+        vae: Any = None,
     ) -> io.NodeOutput:
         """Train, and hand back the erased clone."""
         run = replace(settings, method=method, steps=steps, learning_rate=learning_rate, eta=eta, seed=seed)
         node_id = cls.hidden.unique_id
         base = provenance.base_file(cls.hidden.prompt, node_id)
-        erased = host.erase_model(model, clip, concepts, keep, with_preset(run, run.preset), base, node_id)
+        watch = Watch(preview_every, snapshot_every, start, vae)
+        erased = host.erase_model(model, clip, concepts, keep, with_preset(run, run.preset), base, node_id, watch)
         return io.NodeOutput(erased.model, erased.weights, {"loss": erased.losses})
 
 
@@ -141,6 +149,36 @@ def _dials() -> list[io.Input]:
             max=0xFFFFFFFFFFFFFFFF,
             control_after_generate=False,
             tooltip="Same seed and inputs give the same weights, bit for bit, on the same machine.",
+        ),
+    ]
+
+
+def _watching() -> list[io.Input]:
+    """What is shown and kept while it trains."""
+    return [
+        io.Int.Input(
+            "preview_every",
+            default=50,
+            min=0,
+            max=100000,
+            tooltip="Steps between preview pictures of the concept and of a keep prompt on this node; 0 is off. "
+            "The node says how long one takes.",
+        ),
+        io.Int.Input(
+            "snapshot_every",
+            default=100,
+            min=0,
+            max=100000,
+            tooltip="Steps between snapshots in output/esd/runs, from which a stopped run goes on; 0 keeps one "
+            "only when you cancel or finish early.",
+        ),
+        io.Combo.Input(
+            "start",
+            options=list(STARTS),
+            default=STARTS[0],
+            tooltip="What to do when output/esd/runs has a run with the very same inputs. reuse or resume: take "
+            "its result, or go on where it was stopped. resume: go on to the last step even after Finish now. "
+            "start over: train anew.",
         ),
     ]
 

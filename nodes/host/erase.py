@@ -26,6 +26,7 @@ from .interrupt import Progress, Ticker, say
 from .memory import Need, clear, estimate, free_for, require
 from .network import private_network, weights_of
 from .provenance import run_metadata
+from .watch import Watch
 
 log = logging.getLogger("esd")
 
@@ -61,6 +62,7 @@ def erase_model(
     settings: Settings,
     base: Path | None = None,
     node_id: str | None = None,
+    watch: Watch = Watch(),
     report: Report | None = None,
 ) -> Erased:
     """Erase the concepts from a clone of the MODEL; raises EsdError before any training where it can know.
