@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -56,8 +56,22 @@ def keep_lessons(keeps: Sequence[Keep]) -> list[Lesson]:
     return [Lesson(p, p, p, 0.0, k.weight) for k in keeps for p in k.prompts if k.weight > 0]
 
 
+@dataclass(frozen=True)
+class Standing:
+    """Where a stream of examples stands: its pool, the order of drawing, how far that went, and what comes after.
+
+    `left` counts the draws after this pool; `random` is the state of the generator that makes the next one.
+    """
+
+    points: Sequence[Example]
+    order: Sequence[int]
+    position: int
+    left: int
+    random: Tensor
+
+
 class Pool:
-    """An endless, reproducible stream of examples, made a pool at a time from batches of walks.
+    """A reproducible stream of examples, made a pool at a time from batches of walks, that can be gone on with.
 
     With the base as source the walk's own predictions are the target's ingredients; with the student as source the
     frozen network is asked again at the chosen levels.  `points_per_walk` 1 and `walk_batch` 1 is the published
@@ -77,19 +91,32 @@ class Pool:
         self.denoiser, self.conditions, self.settings = denoiser, conditions, settings
         self.lessons = [each for each, _ in lessons]
         self.shares = torch.tensor([share for _, share in lessons], dtype=torch.float64)
-        self.total, self.generator = total, generator
+        self.generator = generator
         self.sigmas = denoiser.sigmas(settings.walk_steps).to(denoiser.device)
+        self.standing = Standing((), (), 0, total, generator.get_state())
 
     def __iter__(self) -> Iterator[Example]:
-        """Yield `total` examples; the pool is made anew when `refresh` of them (0: all, once) have been drawn."""
-        left = self.total
-        while left > 0:
-            size, refresh = self.settings.pool_size, self.settings.refresh
-            points = self._fill(size if refresh else min(left, size))
-            draws = min(refresh or len(points), left)
-            for index in self._order(len(points), draws):
-                yield points[index]
-            left -= draws
+        """The stream itself."""
+        return self
+
+    def __next__(self) -> Example:
+        """The next example; the pool is made anew when `refresh` of them (0: all, once) have been drawn."""
+        if self.standing.position == len(self.standing.order):
+            self.standing = self._anew()
+        at = self.standing
+        self.standing = replace(at, position=at.position + 1)
+        return at.points[at.order[at.position]]
+
+    def _anew(self) -> Standing:
+        left = self.standing.left
+        if left <= 0:
+            raise StopIteration
+        self.generator.set_state(self.standing.random)  # an interrupted filling begins again as if it had never begun
+        size, refresh = self.settings.pool_size, self.settings.refresh
+        points = self._fill(size if refresh else min(left, size))
+        draws = min(refresh or len(points), left)
+        order = self._order(len(points), draws)
+        return Standing(points, order, 0, left - draws, self.generator.get_state())
 
     def _order(self, points: int, draws: int) -> list[int]:
         order: list[int] = []

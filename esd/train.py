@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from .concepts import Concept, Keep
 from .denoiser import Condition, Denoiser, stack
 from .errors import EsdError
-from .examples import Example, Pool, keep_lessons, lesson
+from .examples import Example, Pool, Standing, keep_lessons, lesson
 from .objective import loss
 from .settings import Settings
 
@@ -33,6 +34,72 @@ Report = Callable[[Step], bool]
 """Called after each step; answering True ends the run there with what has been learnt.  It may raise to cancel."""
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """A run after a completed step: all that the rest of it depends on beside its inputs."""
+
+    losses: Sequence[float]
+    student: Mapping[str, Tensor]
+    optimizer: Mapping[int, Mapping[str, Any]]
+    streams: Sequence[Standing]
+
+
+class Training:
+    """A run, step by step: iterate over it, look at it between two steps, leave it, and go on from a snapshot.
+
+    The random state is the run's own (torch's global generators are neither read nor moved), so equal inputs give
+    equal weights, stopped and resumed or not.  Raises EsdError at the first loss that is not finite.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        conditions: Mapping[str, Condition],
+        concepts: Sequence[Concept],
+        keeps: Sequence[Keep],
+        settings: Settings,
+    ) -> None:
+        """Nothing is computed before the first step."""
+        self.denoiser, self.conditions, self.settings = denoiser, conditions, settings
+        self.streams = streams(denoiser, conditions, concepts, keeps, settings)
+        self.optimizer = make_optimizer(settings, list(denoiser.trainable.values()))
+        self.losses: list[float] = []
+        self._at: Sequence[Standing] | None = self._standings()
+
+    def __iter__(self) -> Iterator[Step]:
+        """Make the steps that are left."""
+        for index in range(len(self.losses), self.settings.steps):
+            micro = draw(self.streams, self.settings)
+            value = gradients(self.denoiser, self.conditions, self.optimizer, micro, index)
+            self._at = None  # an optimiser that fails half-way leaves no state to go on from
+            self.optimizer.step()
+            self.losses.append(value)
+            self._at = self._standings()
+            yield Step(index, self.settings.steps, value, micro[0][0].sigma, micro[0][0].prompt)
+
+    def _standings(self) -> Sequence[Standing]:
+        return [stream.standing for stream in self.streams]
+
+    def snapshot(self) -> Snapshot | None:
+        """The state after the last completed step, also in the middle of the next one; None before the first."""
+        if self._at is None or not self.losses:
+            return None
+        state = self.optimizer.state_dict()["state"]
+        return Snapshot(list(self.losses), self.denoiser.trainable, state, self._at)
+
+    def resume(self, snapshot: Snapshot) -> None:
+        """Go on from a snapshot of a run with the same inputs, bit for bit as if it had not been stopped."""
+        with torch.no_grad():
+            for name, parameter in self.denoiser.trainable.items():
+                parameter.copy_(snapshot.student[name])
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": dict(snapshot.optimizer), "param_groups": groups})
+        for stream, standing in zip(self.streams, snapshot.streams, strict=True):
+            stream.standing = standing
+        self.losses = list(snapshot.losses)
+        self._at = self._standings()
+
+
 def erase(
     denoiser: Denoiser,
     conditions: Mapping[str, Condition],
@@ -41,12 +108,12 @@ def erase(
     settings: Settings,
     report: Report,
 ) -> list[float]:
-    """Train the denoiser's student until it predicts the targets; returns the loss of every step.
-
-    The random state is the run's own (torch's global generators are neither read nor moved), so equal inputs give
-    equal weights.  Raises EsdError at the first loss that is not finite.
-    """
-    return fit(denoiser, conditions, run_batches(denoiser, conditions, concepts, keeps, settings), settings, report)
+    """Train the denoiser's student until it predicts the targets; returns the loss of every step."""
+    training = Training(denoiser, conditions, concepts, keeps, settings)
+    for step in training:
+        if report(step):
+            break
+    return training.losses
 
 
 def fit(
@@ -54,53 +121,59 @@ def fit(
     conditions: Mapping[str, Condition],
     batches: Iterable[list[list[Example]]],
     settings: Settings,
-    report: Report,
-    optimizer: torch.optim.Optimizer | None = None,
 ) -> list[float]:
-    """One optimiser step for each list of micro-batches, whose gradients are averaged; returns the losses.
-
-    Pass an optimiser to go on with its state; without one a new one is made.
-    """
-    optimizer = optimizer or make_optimizer(settings, list(denoiser.trainable.values()))
+    """One optimiser step for each list of micro-batches of given examples; returns the losses."""
+    optimizer = make_optimizer(settings, list(denoiser.trainable.values()))
     losses: list[float] = []
     for index, micro in enumerate(batches):
-        optimizer.zero_grad(set_to_none=True)
-        values = [backward(denoiser, conditions, batch, 1.0 / len(micro)) for batch in micro]
-        losses.append(_finite(sum(values) / len(values), index))
+        losses.append(gradients(denoiser, conditions, optimizer, micro, index))
         optimizer.step()
-        first = micro[0][0]
-        if report(Step(index, settings.steps, losses[-1], first.sigma, first.prompt)):
-            break
     return losses
 
 
-def run_batches(
+def gradients(
+    denoiser: Denoiser,
+    conditions: Mapping[str, Condition],
+    optimizer: torch.optim.Optimizer,
+    micro: list[list[Example]],
+    index: int,
+) -> float:
+    """Leave the mean of the micro-batches' gradients on the student's weights; returns the mean of their losses."""
+    optimizer.zero_grad(set_to_none=True)
+    values = [backward(denoiser, conditions, batch, 1.0 / len(micro)) for batch in micro]
+    return _finite(sum(values) / len(values), index)
+
+
+def streams(
     denoiser: Denoiser,
     conditions: Mapping[str, Condition],
     concepts: Sequence[Concept],
     keeps: Sequence[Keep],
     settings: Settings,
-) -> Iterator[list[list[Example]]]:
-    """For every optimiser step its micro-batches; each holds the concept's examples and as many keep examples.
-
-    Their weights make the batch's mean the sum of both means: mean(concept) + weight * mean(keep).
-    """
+) -> list[Pool]:
+    """The examples of the concepts and, where there are keeps, those of the keeps."""
     erased = [(lesson(c, settings), c.weight) for c in concepts]
     kept = [(each, 1.0) for each in keep_lessons(keeps)]
-    streams = [
-        iter(Pool(denoiser, conditions, lessons, settings, settings.points, _generator(settings.seed, stream)))
+    return [
+        Pool(denoiser, conditions, lessons, settings, settings.points, _generator(settings.seed, stream))
         for stream, lessons in enumerate((erased, kept))
         if lessons
     ]
-    for _ in range(settings.steps):
-        yield [
-            [
-                replace(example, weight=example.weight * len(streams))
-                for stream in streams
-                for example in islice(stream, settings.batch_size)
-            ]
-            for _ in range(settings.accumulate)
+
+
+def draw(pools: Sequence[Pool], settings: Settings) -> list[list[Example]]:
+    """The micro-batches of one optimiser step; each holds the concept's examples and as many keep examples.
+
+    Their weights make the batch's mean the sum of both means: mean(concept) + weight * mean(keep).
+    """
+    return [
+        [
+            replace(example, weight=example.weight * len(pools))
+            for pool in pools
+            for example in islice(pool, settings.batch_size)
         ]
+        for _ in range(settings.accumulate)
+    ]
 
 
 def _generator(seed: int, stream: int) -> torch.Generator:

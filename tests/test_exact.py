@@ -243,7 +243,7 @@ def test_twenty_adam_steps_equal_the_reference(cases: dict[str, Case], kind: str
         case.unet, case.scheduler, case.concept(False), reference_settings(walker=source), draws, 1e-5, names
     )
     batches = ([[side.example(noise, k)]] for noise, k in draws)
-    losses = fit(side.denoiser, side.conditions, batches, side.settings, lambda step: False)
+    losses = fit(side.denoiser, side.conditions, batches, side.settings)
     mapping, change = models.key_map(case.unet), side.denoiser.difference()
     before = dict(case.unet.named_parameters())
     assert losses == pytest.approx(theirs.losses, rel=TRAINED_CLOSE)

@@ -1,0 +1,107 @@
+"""Snapshots of a run in a file, from which it goes on bit for bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .denoiser import Denoiser
+from .errors import EsdError
+from .examples import Example, Standing
+from .files import write_safetensors
+from .formats.read import opened
+from .formats.stored import StoredTensor
+from .train import Snapshot
+
+FORMAT = "esd-snapshot-1"
+
+Tensors = dict[str, Tensor]
+
+
+def write_snapshot(snapshot: Snapshot, path: Path, run: str) -> None:
+    """Write a snapshot under a name that stands for the run's inputs, all or nothing; EsdError as for any file."""
+    tensors: Tensors = {"losses": torch.tensor(snapshot.losses, dtype=torch.float64)}
+    tensors |= {f"student/{name}": tensor for name, tensor in snapshot.student.items()}
+    numbers: dict[str, Any] = {}
+    for index, state in snapshot.optimizer.items():
+        for key, value in state.items():
+            target = tensors if isinstance(value, Tensor) else numbers
+            target[f"optimizer/{index}/{key}"] = value
+    for index, standing in enumerate(snapshot.streams):
+        tensors |= {f"stream/{index}/{name}": t for name, t in _packed(standing).items()}
+    prompts = [[example.prompt for example in standing.points] for standing in snapshot.streams]
+    text = {"run": run, "numbers": json.dumps(numbers), "prompts": json.dumps(prompts), "format": FORMAT}
+    write_safetensors(tensors, path, text)
+
+
+def read_snapshot(path: Path, run: str, denoiser: Denoiser) -> Snapshot:
+    """The snapshot of that run for that denoiser's weights; raises EsdError when the file is not one, or damaged."""
+    try:
+        with opened(path) as file:
+            if file.metadata.get("format") != FORMAT or file.metadata.get("run") != run:
+                raise EsdError("it belongs to another run")
+            return _snapshot(file.tensors, file.metadata, denoiser)
+    except (EsdError, KeyError, ValueError, IndexError, TypeError, RuntimeError) as error:
+        raise EsdError(
+            f'The snapshot of this run cannot be used ({error}): set start to "start over", or delete the file '
+            f"{path.name} in output/esd/runs/{path.parent.name}."
+        ) from error
+
+
+def _snapshot(stored: Mapping[str, StoredTensor], text: Mapping[str, str], denoiser: Denoiser) -> Snapshot:
+    wanted = {name: tuple(p.shape) for name, p in denoiser.trainable.items()}
+    student = {name: _of_shape(stored[f"student/{name}"], shape) for name, shape in wanted.items()}
+    optimizer: dict[int, dict[str, Any]] = {}
+    for name, value in {**_beginning("optimizer/", stored), **json.loads(text["numbers"])}.items():
+        index, _, key = name.removeprefix("optimizer/").partition("/")
+        optimizer.setdefault(int(index), {})[key] = value.load() if isinstance(value, StoredTensor) else value
+    if not set(optimizer) <= set(range(len(wanted))):
+        raise ValueError("its optimiser has other weights")
+    streams = [
+        _unpacked(f"stream/{index}/", stored, prompts, denoiser)
+        for index, prompts in enumerate(json.loads(text["prompts"]))
+    ]
+    return Snapshot(stored["losses"].load().tolist(), student, optimizer, streams)
+
+
+def _beginning(prefix: str, stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    return {name: tensor for name, tensor in stored.items() if name.startswith(prefix)}
+
+
+def _of_shape(stored: StoredTensor, shape: tuple[int, ...]) -> Tensor:
+    if stored.shape != shape or stored.dtype != torch.float32:
+        raise ValueError(f"a tensor of it is {stored.shape}, expected {shape}")
+    return stored.load()
+
+
+def _packed(standing: Standing) -> Tensors:
+    points = standing.points
+    return {
+        "x": torch.stack([p.x for p in points]),
+        "target": torch.stack([p.target for p in points]),
+        "sigma": torch.tensor([p.sigma for p in points], dtype=torch.float64),
+        "weight": torch.tensor([p.weight for p in points], dtype=torch.float64),
+        "order": torch.tensor(list(standing.order), dtype=torch.int64),
+        "place": torch.tensor([standing.position, standing.left], dtype=torch.int64),
+        "random": standing.random,
+    }
+
+
+def _unpacked(prefix: str, stored: Mapping[str, StoredTensor], prompts: Sequence[str], denoiser: Denoiser) -> Standing:
+    shape = (len(prompts), *denoiser.latent_shape)
+    x, target = (_of_shape(stored[prefix + name], shape) for name in ("x", "target"))
+    sigma, weight, order, place = (
+        stored[prefix + name].load().tolist() for name in ("sigma", "weight", "order", "place")
+    )
+    points = [Example(*each) for each in zip(x, sigma, prompts, target, weight, strict=True)]
+    position, left = place
+    if not (0 <= position <= len(order) and left >= 0 and all(0 <= i < len(points) for i in order)):
+        raise ValueError("its examples do not fit together")
+    random = stored[prefix + "random"].load()
+    torch.Generator().set_state(random)  # raises where it is none
+    return Standing(points, order, position, left, random)

@@ -1,0 +1,144 @@
+"""A run that is stopped, kept and gone on with gives what it would have given: bit for bit."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from fakes import Call, FakeDenoiser, Told
+
+from esd_pack.esd.concepts import make_concept, make_keep
+from esd_pack.esd.errors import EsdError
+from esd_pack.esd.settings import Settings
+from esd_pack.esd.snapshot import read_snapshot, write_snapshot
+from esd_pack.esd.train import Training
+
+CONCEPTS = [make_concept("cat"), make_concept("hat", erase_from="man in a hat")]
+KEEPS = [make_keep("dog\nsky", 0.5)]
+STEPS = 7
+SHORT = {"steps": STEPS, "walk_steps": 8, "points_per_walk": 3, "walk_batch": 2, "learning_rate": 1e-2}
+VARIANTS = {
+    "default": Settings(**SHORT),
+    "pools": Settings(**SHORT, pool=4),
+    "refreshed": Settings(**SHORT, pool=3, refresh=5),
+    "student": Settings(**SHORT, source="student", pool=2),
+    "published": Settings(**{**SHORT, "points_per_walk": 1, "walk_batch": 1}, coarse_walks=False, pool=1),
+    "batches": Settings(**SHORT, batch_size=2, accumulate=2, pool=5),
+    "adafactor": Settings(**SHORT, optimizer="adafactor"),
+}
+
+
+def training(settings: Settings, denoiser: FakeDenoiser | None = None) -> Training:
+    return Training(denoiser or FakeDenoiser(), Told(), CONCEPTS, KEEPS, settings)
+
+
+def outcome(run: Training) -> tuple[list[float], dict[str, torch.Tensor]]:
+    return run.losses, {name: p.detach().clone() for name, p in run.denoiser.trainable.items()}
+
+
+def finished(run: Training) -> tuple[list[float], dict[str, torch.Tensor]]:
+    for _ in run:
+        pass
+    return outcome(run)
+
+
+def assert_same(one: tuple, other: tuple) -> None:
+    assert one[0] == other[0] and len(one[0]) == STEPS
+    for name, weight in one[1].items():
+        assert torch.equal(weight, other[1][name])
+
+
+def gone_on_with(run: Training, path: Path) -> Training:
+    """A new run, as after a restart, from the file of this one's snapshot."""
+    write_snapshot(run.snapshot(), path, "the run")
+    fresh = training(run.settings)
+    fresh.resume(read_snapshot(path, "the run", fresh.denoiser))
+    return fresh
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("stop", range(1, STEPS))
+def test_stopped_after_any_step(tmp_path, name, stop):
+    whole = finished(training(VARIANTS[name]))
+    run = training(VARIANTS[name])
+    for _ in itertools.islice(run, stop):
+        pass
+    assert_same(finished(gone_on_with(run, tmp_path / "snapshot.esd")), whole)
+
+
+def test_stopped_after_every_step(tmp_path):
+    whole = finished(training(VARIANTS["student"]))
+    run = training(VARIANTS["student"])
+    while next(iter(run), None):
+        run = gone_on_with(run, tmp_path / "snapshot.esd")
+    assert_same(outcome(run), whole)
+
+
+@pytest.mark.parametrize("name", ["default", "student", "refreshed", "batches"])
+def test_interrupted_in_any_network_call(tmp_path, name):
+    """In walks, at missing predictions and in the student's own call; what had been learnt by then goes on."""
+    counting = FakeDenoiser()
+    whole = finished(training(VARIANTS[name], counting))
+    resumed = 0
+    for number in range(len(counting.calls)):
+        calls = itertools.count()
+
+        def interrupt(call: Call, number: int = number, calls: itertools.count = calls) -> None:
+            if next(calls) == number:
+                raise KeyboardInterrupt
+
+        run = training(VARIANTS[name], FakeDenoiser(interrupt))
+        with pytest.raises(KeyboardInterrupt):
+            finished(run)
+        if run.snapshot() is not None:
+            assert_same(finished(gone_on_with(run, tmp_path / "snapshot.esd")), whole)
+            resumed += 1
+    assert resumed >= STEPS - 1
+
+
+def test_nothing_is_kept_before_the_first_step_or_from_a_torn_one():
+    run = training(VARIANTS["default"])
+    assert run.snapshot() is None
+    next(iter(run))
+    assert run.snapshot() is not None
+
+    def fails() -> None:
+        raise MemoryError
+
+    run.optimizer.step = fails
+    with pytest.raises(MemoryError):
+        next(iter(run))
+    assert run.snapshot() is None
+
+
+def test_global_random_state_is_neither_read_nor_moved(tmp_path):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    run = training(VARIANTS["default"])
+    next(iter(run))
+    one = finished(gone_on_with(run, tmp_path / "snapshot.esd"))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert_same(one, finished(training(VARIANTS["default"])))
+
+
+def test_a_snapshot_of_another_run_is_refused(tmp_path):
+    run = training(VARIANTS["default"])
+    next(iter(run))
+    write_snapshot(run.snapshot(), tmp_path / "snapshot.esd", "the run")
+    with pytest.raises(EsdError, match='another run.*start to "start over"'):
+        read_snapshot(tmp_path / "snapshot.esd", "some other run", run.denoiser)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.2, 0.5, 0.9, 0.999])
+def test_a_damaged_snapshot_is_refused(tmp_path, keep):
+    run = training(VARIANTS["default"])
+    next(iter(run))
+    path = tmp_path / "snapshot.esd"
+    write_snapshot(run.snapshot(), path, "the run")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * keep)])
+    with pytest.raises(EsdError, match="cannot be used"):
+        read_snapshot(path, "the run", run.denoiser)
