@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 WORKFLOW = ROOT / "workflows" / "erase_an_object.json"
 BASE = RUN / "base"
 SAMPLING = {"steps": 10, "cfg": 3.0, "sampler_name": "ddim", "scheduler": "ddim_uniform", "width": 64, "height": 64}
+ONE_ROW_EACH = {"seeds_per_prompt": 1, "strengths": "1", "difference_gain": 0.0}
 FIRST_SEED = 1000
 
 
@@ -129,7 +130,7 @@ def judging_prompt(prompt: workflow.Prompt, expected: list[world.Judged]) -> tup
     """A prompt that draws for the judge from the same erased model, and its SaveImage nodes, before and after."""
     shown = workflow.nodes_of(prompt, "ESDBeforeAfter")[0]
     drawing = workflow.upstream(prompt, shown)
-    inputs = copy.deepcopy(prompt[shown]["inputs"]) | SAMPLING
+    inputs = copy.deepcopy(prompt[shown]["inputs"]) | SAMPLING | ONE_ROW_EACH
     inputs |= {"prompts": "\n".join(judged.prompt for judged in expected), "seed": FIRST_SEED}
     drawing[shown]["inputs"] = inputs
     for slot, name in enumerate(("before", "after"), start=1):

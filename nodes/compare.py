@@ -1,4 +1,4 @@
-"""Before / After: the same prompts and seeds through two models."""
+"""Before / After: the same prompts and seeds through two models, or through one at several strengths."""
 
 from __future__ import annotations
 
@@ -6,65 +6,157 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .grid import labelled_grid
-from .host import sampling
-from .sockets import CATEGORY
+from ..esd.errors import EsdError
+from ..esd.weights import ErasedWeights
+from .grid import Column, Row, difference, labelled_grid
+from .host import comparing, sampling
+from .sockets import CATEGORY, Weights
 
 
 class ESDBeforeAfter(io.ComfyNode):
-    """Two models, one grid."""
+    """Two models or more, one grid."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """Inputs and outputs; what came later is optional, so that older graphs run as they are."""
         return io.Schema(
             node_id="ESDBeforeAfter",
             display_name="ESD Before / After",
             category=CATEGORY,
-            description="Draws every prompt with both models from the same seeds, as one labelled picture.",
+            description="Draws every prompt before and after from the same seeds, at several strengths if you like, as "
+            "one labelled picture.",
             inputs=[
                 io.Model.Input("model_before", tooltip="The original model."),
-                io.Model.Input("model_after", tooltip="The erased model."),
-                io.Clip.Input("clip", tooltip="The text encoder for both."),
-                io.Vae.Input("vae", tooltip="The VAE for both."),
-                io.String.Input(
-                    "prompts",
-                    multiline=True,
-                    default="",
-                    tooltip="One prompt a line: what was erased, and what should look as before. A line may repeat.",
+                io.Model.Input(
+                    "model_after",
+                    optional=True,
+                    tooltip="The erased model, or any other of the family: the last row. Not needed with weights.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=False,
-                    tooltip="The first line's seed; each further line takes the next.",
-                ),
-                io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Sampling steps, as in KSampler."),
-                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.5, tooltip="Guidance, as in KSampler."),
-                io.Combo.Input(
-                    "sampler_name", options=sampling.samplers(), default="euler", tooltip="Sampler, as in KSampler."
-                ),
-                io.Combo.Input(
-                    "scheduler", options=sampling.schedulers(), default="normal", tooltip="Scheduler, as in KSampler."
-                ),
-                io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="Width in pixels."),
-                io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip="Height in pixels."),
+                io.Clip.Input("clip", tooltip="The text encoder for all rows."),
+                io.Vae.Input("vae", tooltip="The VAE for all rows."),
+                *_what(),
+                *_how(),
+                *_more(),
             ],
-            outputs=[
-                io.Image.Output("comparison", display_name="comparison", tooltip="One labelled picture of all."),
-                io.Image.Output("images_before", display_name="before", tooltip="A batch, one picture a prompt."),
-                io.Image.Output("images_after", display_name="after", tooltip="A batch, one picture a prompt."),
-            ],
+            outputs=_outputs(),
         )
 
     @classmethod
+    def validate_inputs(cls, prompts: str | None, strengths: str | None = comparing.WHOLE) -> bool | str:
+        """Refuse what cannot be drawn before anything is trained for it; what is linked is not known yet."""
+        try:
+            if prompts is not None:
+                sampling.prompt_lines(prompts)
+            if strengths is not None:
+                comparing.strengths_of(strengths)
+        except EsdError as error:
+            return str(error)
+        return True
+
+    @classmethod
     def execute(
-        cls, model_before: Any, model_after: Any, clip: Any, vae: Any, prompts: str, **choice: Any
+        cls,
+        model_before: Any,
+        clip: Any,
+        vae: Any,
+        prompts: str,
+        seed: int,
+        model_after: Any = None,
+        weights: ErasedWeights | None = None,
+        seeds_per_prompt: int = 1,
+        strengths: str = comparing.WHOLE,
+        difference_gain: float = 0.0,
+        **choice: Any,
     ) -> io.NodeOutput:
-        """Draw both rows."""
-        lines = sampling.prompt_lines(prompts)
-        chosen = sampling.SamplerChoice(**choice)
-        before, after = (sampling.draw(m, clip, vae, lines, chosen) for m in (model_before, model_after))
-        return io.NodeOutput(labelled_grid(lines, {"before": before, "after": after}), before, after)
+        """Draw all rows."""
+        shots = sampling.shots_of(sampling.prompt_lines(prompts), seed, seeds_per_prompt)
+        models = comparing.models_to_compare(model_before, model_after, weights, strengths)
+        drawn = sampling.draw_rows(models, clip, vae, shots, sampling.SamplerChoice(seed, **choice))
+        rows = [Row(label, pictures) for label, pictures in drawn.items()]
+        before, after = rows[0].pictures, rows[-1].pictures
+        if difference_gain:
+            rows.append(difference(before, after, difference_gain))
+        columns = [Column(shot.prompt, shot.seed) for shot in shots]
+        return io.NodeOutput(labelled_grid(columns, rows, seeds_per_prompt), before, after)
+
+
+def _what() -> list[io.Input]:
+    """Which pictures."""
+    return [
+        io.String.Input(
+            "prompts",
+            multiline=True,
+            default="",
+            tooltip="One prompt a line: what was erased, and what should look as before. A line may repeat.",
+        ),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=False,
+            tooltip="The first picture's seed; each further picture takes the next.",
+        ),
+    ]
+
+
+def _how() -> list[io.Input]:
+    """The widgets of a KSampler."""
+    return [
+        io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Sampling steps, as in KSampler."),
+        io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.5, tooltip="Guidance, as in KSampler."),
+        io.Combo.Input(
+            "sampler_name", options=sampling.samplers(), default="euler", tooltip="Sampler, as in KSampler."
+        ),
+        io.Combo.Input(
+            "scheduler", options=sampling.schedulers(), default="normal", tooltip="Scheduler, as in KSampler."
+        ),
+        io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="Width in pixels."),
+        io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip="Height in pixels."),
+    ]
+
+
+def _more() -> list[io.Input]:
+    """Sweeps and differences."""
+    return [
+        Weights.Input(
+            "weights",
+            optional=True,
+            tooltip="The weights of Erase or Load Erasure: draws model_before with them at each of the strengths.",
+        ),
+        io.Int.Input(
+            "seeds_per_prompt",
+            default=1,
+            min=1,
+            max=64,
+            optional=True,
+            tooltip="Pictures of each prompt, each from a seed of its own. 3 to 8 show what is chance and what is not.",
+        ),
+        io.String.Input(
+            "strengths",
+            default=comparing.WHOLE,
+            optional=True,
+            tooltip="A row for each strength of the weights, with commas between: 0, 0.25, 0.5, 0.75, 1. 0 is the "
+            "original, 1 is erased as trained. Needs weights; from -10 to 10, at most 16.",
+        ),
+        io.Float.Input(
+            "difference_gain",
+            default=0.0,
+            min=0.0,
+            max=100.0,
+            step=0.5,
+            optional=True,
+            tooltip="Adds a row that shows where the last row differs from the first, times this factor; 2 to 8 make "
+            "faint changes visible. 0 leaves it out.",
+        ),
+    ]
+
+
+def _outputs() -> list[io.Output]:
+    """The picture, and the two batches that an image comparer takes."""
+    slider = " Connect before and after to Image Compare for a slider." if hasattr(io, "ImageCompare") else ""
+    return [
+        io.Image.Output("comparison", display_name="comparison", tooltip="One labelled picture of all."),
+        io.Image.Output("images_before", display_name="before", tooltip=f"A batch of the first row.{slider}"),
+        io.Image.Output("images_after", display_name="after", tooltip=f"A batch of the last row.{slider}"),
+    ]

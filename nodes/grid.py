@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,39 +13,122 @@ from torch import Tensor
 COLUMNS = 8
 MARGIN = 8
 SMALLEST_CELL = 128
-INK, PAPER = (32, 32, 32), (255, 255, 255)
+MOST_PIXELS = 60_000_000
+INK, PALE, PAPER = (32, 32, 32), (120, 120, 120), (255, 255, 255)
 
 
-def labelled_grid(prompts: Sequence[str], rows: Mapping[str, Tensor]) -> Tensor:
-    """One picture ("1 h w 3") of several batches ("b h w 3"): a column a prompt, a labelled row a batch.
+@dataclass(frozen=True)
+class Column:
+    """What stands above the pictures of one prompt and seed."""
 
-    More prompts than `COLUMNS` wrap into further blocks; pictures smaller than `SMALLEST_CELL` are enlarged.
+    prompt: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """A label, a batch of pictures "b h w 3" in 0 ... 1, and a few words below each of them, if any."""
+
+    label: str
+    pictures: Tensor
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where everything lies, in pixels: blocks of at most `columns` pictures below each other."""
+
+    cell: tuple[int, int]
+    font: ImageFont.FreeTypeFont
+    side: int
+    columns: int
+    tops: tuple[int, ...]
+    block: int
+
+    @property
+    def line(self) -> int:
+        return _line(self.font)
+
+    def corner(self, index: int) -> tuple[int, int]:
+        """The left upper corner of a column's words."""
+        return (
+            self.side + index % self.columns * (self.cell[0] + MARGIN),
+            index // self.columns * self.block + MARGIN // 2,
+        )
+
+
+def labelled_grid(columns: Sequence[Column], rows: Sequence[Row], together: int = 1) -> Tensor:
+    """One picture ("1 h w 3"): a column a prompt and seed, a labelled row a batch.
+
+    More than `COLUMNS` wrap into further blocks, `together` of one prompt staying side by side where they fit.
+    Pictures smaller than `SMALLEST_CELL` are enlarged; all are shrunk where the whole would pass `MOST_PIXELS`.
     """
-    first = next(iter(rows.values()))
-    scale = max(1, -(-SMALLEST_CELL // min(first.shape[1:3])))
-    cell = (first.shape[2] * scale, first.shape[1] * scale)
-    font = ImageFont.load_default(max(12, cell[0] // 10))
-    line, side = font.size + 6, font.size * 4
-    columns = min(COLUMNS, len(prompts))
-    block = line + len(rows) * (cell[1] + MARGIN)
-    blocks = -(-len(prompts) // columns)
-    sheet = Image.new("RGB", (side + columns * (cell[0] + MARGIN), blocks * block + MARGIN), PAPER)
+    layout = _layout(len(columns), rows, together)
+    blocks = -(-len(columns) // layout.columns)
+    size = (layout.side + layout.columns * (layout.cell[0] + MARGIN), blocks * layout.block + MARGIN)
+    sheet = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(sheet)
-    for index, prompt in enumerate(prompts):
-        left = side + index % columns * (cell[0] + MARGIN)
-        top = index // columns * block + MARGIN // 2
-        pen.text((left, top), _fitting(prompt, font, cell[0]), INK, font)
-        for row, (label, batch) in enumerate(rows.items()):
-            y = top + line + row * (cell[1] + MARGIN)
-            sheet.paste(_picture(batch[index], cell), (left, y))
-            if index % columns == 0:
-                pen.text((MARGIN, y + cell[1] // 2), label, INK, font)
+    _write_prompts(pen, layout, columns)
+    for index, column in enumerate(columns):
+        left, top = layout.corner(index)
+        seed = _fitting(f"seed {column.seed}", layout.font, layout.cell[0])
+        pen.text((left, top + layout.line), seed, PALE, layout.font)
+        for row, below in zip(rows, layout.tops, strict=True):
+            sheet.paste(_picture(row.pictures[index], layout.cell), (left, top + below))
+            if index % layout.columns == 0:
+                pen.text((MARGIN, top + below + layout.cell[1] // 2), row.label, INK, layout.font)
+            if row.notes:
+                pen.text((left, top + below + layout.cell[1]), row.notes[index], PALE, layout.font)
     return torch.from_numpy(np.asarray(sheet).astype(np.float32) / 255.0)[None]
+
+
+def difference(before: Tensor, after: Tensor, gain: float) -> Row:
+    """|after - before| times `gain`, with each picture's mean difference (before the gain) below it."""
+    apart = (after - before).abs()
+    means = [f"mean {mean:.3f}" for mean in apart.mean(dim=(1, 2, 3)).tolist()]
+    return Row(f"difference x {gain:g}", (apart * gain).clamp(0, 1), means)
+
+
+def _layout(count: int, rows: Sequence[Row], together: int) -> _Layout:
+    height, width = rows[0].pictures.shape[1:3]
+    columns = min(count, COLUMNS // together * together or COLUMNS)
+    scale = float(max(1, -(-SMALLEST_CELL // min(height, width))))
+    pixels = -(-count // columns) * columns * len(rows) * height * width * scale**2
+    scale = min(scale, scale * (MOST_PIXELS / pixels) ** 0.5)
+    cell = (max(1, round(width * scale)), max(1, round(height * scale)))
+    font = ImageFont.load_default(max(12, cell[0] // 10))
+    side = round(max(font.getlength(row.label) for row in rows)) + 2 * MARGIN
+    tops, below = [], 2 * _line(font)
+    for row in rows:
+        tops.append(below)
+        below += cell[1] + MARGIN + (_line(font) if row.notes else 0)
+    return _Layout(cell, font, side, columns, tuple(tops), below)
+
+
+def _line(font: ImageFont.FreeTypeFont) -> int:
+    return round(font.size) + 6
+
+
+def _write_prompts(pen: ImageDraw.ImageDraw, layout: _Layout, columns: Sequence[Column]) -> None:
+    for index, count in _runs(columns, layout.columns):
+        room = count * (layout.cell[0] + MARGIN) - MARGIN
+        pen.text(layout.corner(index), _fitting(columns[index].prompt, layout.font, room), INK, layout.font)
+
+
+def _runs(columns: Sequence[Column], width: int) -> Iterator[tuple[int, int]]:
+    """Index and number of neighbours that show one prompt with seeds in turn, within a line of `width`."""
+    start = 0
+    for index in range(1, len(columns) + 1):
+        if index == len(columns) or index % width == 0 or columns[index].prompt != columns[start].prompt:
+            yield start, index - start
+            start = index
 
 
 def _picture(image: Tensor, cell: tuple[int, int]) -> Image.Image:
     values = (image.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8)
-    return Image.fromarray(values.numpy()).resize(cell, Image.Resampling.NEAREST)
+    enlarged = cell[0] >= image.shape[1]
+    resampling = Image.Resampling.NEAREST if enlarged else Image.Resampling.BOX
+    return Image.fromarray(values.numpy()).resize(cell, resampling)
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:

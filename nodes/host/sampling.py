@@ -1,8 +1,8 @@
-"""Pictures of several prompts from one MODEL, as the stock KSampler draws them."""
+"""Pictures of several prompts from one MODEL or more, as the stock KSampler draws them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,6 +21,8 @@ from .loading import require_parts
 BATCH = 8
 """Pictures drawn at once."""
 
+SEEDS = 2**64
+
 
 @dataclass(frozen=True)
 class SamplerChoice:
@@ -35,17 +37,51 @@ class SamplerChoice:
     height: int
 
 
+@dataclass(frozen=True)
+class Shot:
+    """One picture: its prompt, and the seed of its noise."""
+
+    prompt: str
+    seed: int
+
+
+def shots_of(prompts: Sequence[str], first_seed: int, seeds_per_prompt: int = 1) -> list[Shot]:
+    """Every prompt with its seeds: they count on from picture to picture, so that no two share their noise."""
+    repeated = [prompt for prompt in prompts for _ in range(seeds_per_prompt)]
+    return [Shot(prompt, (first_seed + i) % SEEDS) for i, prompt in enumerate(repeated)]
+
+
 def draw(model: Any, clip: Any, vae: Any, prompts: Sequence[str], choice: SamplerChoice) -> Tensor:
     """One picture a prompt, "b h w c" in 0 ... 1; prompt i starts from the noise of seed + i."""
+    return draw_rows({"": model}, clip, vae, shots_of(prompts, choice.seed), choice)[""]
+
+
+def draw_rows(
+    models: Mapping[str, Any], clip: Any, vae: Any, shots: Sequence[Shot], choice: SamplerChoice
+) -> dict[str, Tensor]:
+    """The same pictures from each model, "b h w c" in 0 ... 1 by its label; a model that occurs twice draws once."""
     require_parts(clip, vae)
-    conditions = {p: _encode(clip, p) for p in dict.fromkeys(("", *prompts))}
+    conditions = {prompt: _encode(clip, prompt) for prompt in dict.fromkeys(("", *(s.prompt for s in shots)))}
+    distinct = {id(model): model for model in models.values()}
+    progress = Progress(len(distinct) * len(shots) * choice.steps)
+    drawn = {key: _draw_one(model, vae, conditions, shots, choice, progress) for key, model in distinct.items()}
+    return {label: drawn[id(model)] for label, model in models.items()}
+
+
+def _draw_one(
+    model: Any,
+    vae: Any,
+    conditions: Mapping[str, Any],
+    shots: Sequence[Shot],
+    choice: SamplerChoice,
+    progress: Progress,
+) -> Tensor:
     ratio = spatial_ratio(model)
     shape = (model.model.latent_format.latent_channels, choice.height // ratio, choice.width // ratio)
-    progress = Progress(len(prompts) * choice.steps)
     pictures = []
-    for first in range(0, len(prompts), BATCH):
-        batch = prompts[first : first + BATCH]
-        latents = _sample(model, conditions, batch, choice, first, shape, partial(_report, progress, len(batch)))
+    for first in range(0, len(shots), BATCH):
+        batch = shots[first : first + BATCH]
+        latents = _sample(model, conditions, batch, choice, shape, partial(_report, progress, len(batch)))
         pictures.append(vae.decode(latents))
     return torch.cat(pictures)
 
@@ -60,16 +96,15 @@ def _encode(clip: Any, prompt: str) -> list[Any]:
 
 def _sample(
     model: Any,
-    conditions: dict[str, Any],
-    prompts: Sequence[str],
+    conditions: Mapping[str, Any],
+    shots: Sequence[Shot],
     choice: SamplerChoice,
-    first: int,
     shape: tuple[int, int, int],
     callback: Callable[..., None],
 ) -> Tensor:
-    empty = torch.zeros((len(prompts), *shape))
-    noise = torch.cat([comfy.sample.prepare_noise(empty[:1], choice.seed + first + i) for i in range(len(prompts))])
-    positive = _batched([conditions[p] for p in prompts])
+    empty = torch.zeros((len(shots), *shape))
+    noise = torch.cat([comfy.sample.prepare_noise(empty[:1], shot.seed) for shot in shots])
+    positive = _batched([conditions[shot.prompt] for shot in shots])
     return comfy.sample.sample(
         model,
         noise,
