@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...esd.denoiser import Condition
+from .network import compute_dtype
 
 
 class HostDenoiser:
@@ -29,9 +30,13 @@ class HostDenoiser:
         passed: Callable[[int], None],
         checkpointing: bool = False,
     ) -> None:
-        """`names` are the trained weights; `passed` hears of every network call and may raise to cancel."""
+        """`names` are the trained weights, `dtype` is what the network's are stored in.
+
+        `passed` hears of every network call and may raise to cancel.
+        """
         self.network, self.sampling, self.names = network, sampling, list(names)
-        self.latent_shape, self.device, self.dtype, self.passed = latent_shape, device, dtype, passed
+        self.latent_shape, self.device, self.passed = latent_shape, device, passed
+        self.dtype = compute_dtype(dtype, device)
         self.places = {name: _place(network, name) for name in names}
         self.frozen = {name: _read(place) for name, place in self.places.items()}
         self.trainable = {
@@ -41,7 +46,7 @@ class HostDenoiser:
 
     @contextmanager
     def student(self) -> Iterator[None]:
-        """Put the student's weights in place, in the network's dtype and tracked by autograd, and the base's back."""
+        """Put the student's weights in place, as layers compute and tracked by autograd, and the base's back."""
         try:
             for name, place in self.places.items():
                 _write(place, self.trainable[name].to(self.dtype))

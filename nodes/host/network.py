@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.lora
+import comfy.model_management
 import comfy.ops
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,9 @@ def private_network(model: Any, device: torch.device, dtype: torch.dtype) -> nn.
     """
     config = {**model.model.model_config.unet_config, "dtype": dtype, "device": "meta"}
     config.pop("disable_unet_model_creation", None)
-    network = type(model.model.diffusion_model)(**config, operations=comfy.ops.disable_weight_init)
+    casting = compute_dtype(dtype, device) is not dtype
+    operations = comfy.ops.manual_cast if casting else comfy.ops.disable_weight_init
+    network = type(model.model.diffusion_model)(**config, operations=operations)
     weights = {
         key.removeprefix(NETWORK_PREFIX): _as_seen(patches, key, device, dtype)
         for key, patches in model.get_key_patches(NETWORK_PREFIX).items()
@@ -29,6 +32,14 @@ def private_network(model: Any, device: torch.device, dtype: torch.dtype) -> nn.
     network.load_state_dict(weights, strict=True, assign=True)
     _keep_float32_where_the_host_does(network)
     return network.requires_grad_(False).eval()
+
+
+def compute_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """What layers compute in whose weights are stored in this dtype: the host's choice, but no float16 for bfloat16.
+
+    Where a device is slow at bfloat16, as most CPUs are, each layer casts its weights to float32 as it is called.
+    """
+    return comfy.model_management.unet_manual_cast(stored, device, [torch.bfloat16, torch.float32]) or stored
 
 
 def _as_seen(patches: list[Any], key: str, device: torch.device, dtype: torch.dtype) -> Tensor:
