@@ -14,7 +14,7 @@ from torch import Tensor
 from .errors import EsdError
 
 TEMPORARY = ".esd-partial"
-"""Ending of files that are still being written; whatever bears it may be deleted."""
+"""Ending of files and folders that are still being written; the number before it is the writing process's."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -49,7 +49,13 @@ def write_folder_atomically(folder: Path, write: Callable[[Path], object]) -> No
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(f"{path.name}.{uuid4().hex[:8]}{TEMPORARY}")
+    return path.with_name(f"{path.name}.{uuid4().hex[:8]}.{os.getpid()}{TEMPORARY}")
+
+
+def writer_of(path: Path) -> int | None:
+    """The process that a temporary file or folder belongs to; None for any other name."""
+    number = path.name.removesuffix(TEMPORARY).rpartition(".")[2]
+    return int(number) if path.name.endswith(TEMPORARY) and number.isdecimal() else None
 
 
 def _flush(path: Path) -> None:

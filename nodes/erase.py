@@ -46,7 +46,7 @@ class ESDErase(io.ComfyNode):
                 Weights.Output("weights", display_name="weights", tooltip="The change of each trained weight."),
                 LossMap.Output("losses", display_name="losses", tooltip="For the stock Plot Loss Graph node."),
             ],
-            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
         )
 
     @classmethod
@@ -71,8 +71,9 @@ class ESDErase(io.ComfyNode):
         run = replace(settings, method=method, steps=steps, learning_rate=learning_rate, eta=eta, seed=seed)
         node_id = cls.hidden.unique_id
         base = provenance.base_file(cls.hidden.prompt, node_id)
-        watch = Watch(preview_every, snapshot_every, start, vae)
-        erased = host.erase_model(model, clip, concepts, keep, with_preset(run, run.preset), base, node_id, watch)
+        workflow = provenance.workflow_id(cls.hidden.extra_pnginfo)
+        watch = Watch(preview_every, snapshot_every, start, vae, node_id or "", workflow)
+        erased = host.erase_model(model, clip, concepts, keep, with_preset(run, run.preset), base, watch)
         return io.NodeOutput(erased.model, erased.weights, {"loss": erased.losses})
 
 

@@ -6,6 +6,7 @@ from .apply import ESDApply
 from .compare import ESDBeforeAfter
 from .concept import ESDConcept, ESDKeep
 from .erase import ESDErase, ESDEraseSettings
+from .host import live, runs
 from .info import ESDErasureInfo
 from .load import ESDLoadModel
 from .load_erasure import ESDLoadErasure
@@ -18,7 +19,9 @@ class EsdExtension(ComfyExtension):
     """Registers the pack's nodes."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """Every node, in the order of the menu."""
+        """Every node, in the order of the menu; before that, what the page may ask for, and a sweep of leftovers."""
+        live.add_routes()
+        runs.sweep()
         return [
             ESDLoadModel,
             ESDConcept,

@@ -102,6 +102,7 @@ def erased(graph, world):
         concepts=g.add("ESDConcept", concept="cat"),
         steps=4,
         learning_rate=1e-3,
+        preview_every=0,
         settings=quick,
     )
     outcome = g.take(model=run, weights=slot(run, 1)).run()

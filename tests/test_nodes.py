@@ -64,7 +64,7 @@ QUICK = {
     "pool": 8,
 }
 
-SHORT = {"steps": 4, "learning_rate": 3e-5}
+SHORT = {"steps": 4, "learning_rate": 3e-5, "preview_every": 0, "snapshot_every": 0, "start": "start over"}
 
 
 def add_erase(g, model, clip, concept="cat", settings=None, **inputs):
@@ -944,7 +944,7 @@ class TestSchemas:
         ]
     )
     def node(self, request, node_classes):
-        """The nodes of issue 2."""
+        """Each node."""
         return node_classes[request.param]
 
     def test_category_and_id(self, node_classes):

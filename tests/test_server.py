@@ -25,6 +25,7 @@ def prompt(object_info) -> dict[str, Any]:
     """The workflow that ships, with its training and its pictures cut short."""
     made = to_prompt(json.loads((ROOT / "workflows" / "erase_an_object.json").read_text("utf-8")), object_info)
     set_input(made, "ESDErase", "steps", STEPS)
+    set_input(made, "ESDErase", "start", "start over")
     for name, value in {"walk_steps": 10, "points_per_walk": 3, "walk_batch": 2}.items():
         set_input(made, "ESDEraseSettings", name, value)
     set_input(made, "ESDBeforeAfter", "steps", 1)

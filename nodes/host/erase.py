@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,16 @@ from ...esd.concepts import Concept, Keep, prompts_of
 from ...esd.examples import COARSEST, keep_lessons
 from ...esd.selection import select
 from ...esd.settings import Settings, check
-from ...esd.train import Report, erase
+from ...esd.train import Report, Training
 from ...esd.weights import ErasedWeights
 from .apply import apply
 from .conditions import encode
-from .denoiser import HostDenoiser
-from .families import NETWORK_PREFIX, Family, identify, native_latent
-from .interrupt import Progress, Ticker, say
-from .memory import Need, clear, estimate, free_for, require
-from .network import private_network, weights_of
-from .provenance import run_metadata
-from .watch import Watch
+from .families import identify, native_latent
+from .interrupt import Progress
+from .job import Job, Plan, make_denoiser
+from .memory import clear, estimate, free_for, require
+from .network import weights_of
+from .watch import Watch, watched
 
 log = logging.getLogger("esd")
 
@@ -40,20 +38,6 @@ class Erased:
     losses: list[float]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Everything that is settled before the first network call."""
-
-    family: Family
-    settings: Settings
-    names: list[str]
-    latent_shape: tuple[int, int, int]
-    device: torch.device
-    dtype: torch.dtype
-    checkpointing: bool
-    need: Need
-
-
 def erase_model(
     model: Any,
     clip: Any,
@@ -61,27 +45,31 @@ def erase_model(
     keeps: Sequence[Keep],
     settings: Settings,
     base: Path | None = None,
-    node_id: str | None = None,
-    watch: Watch = Watch(),
-    report: Report | None = None,
+    watch: Watch | None = None,
+    report: Report = lambda step: False,
 ) -> Erased:
     """Erase the concepts from a clone of the MODEL; raises EsdError before any training where it can know.
 
-    `node_id` is the node that shows progress; `report` hears of every step instead of it.
+    With `watch` the run is shown on a node and kept on the disk; without, `report` hears of every step instead.
     """
     plan = make_plan(model, settings)
-    say(node_id, f"{plan.family.name}, {len(plan.names)} tensors learn; needs {plan.need}")
     conditions = encode(model, clip, prompts_of(concepts, keeps), plan.latent_shape, plan.device)
     clear(plan.device)
-    progress = Progress(planned_passes(plan.settings, keeps), node_id)
+    progress = Progress(planned_passes(plan.settings, keeps), watch.node if watch else None)
     with torch.inference_mode(False), _training_mode():
         denoiser = make_denoiser(model, plan, progress.passed)
-        losses = erase(denoiser, conditions, concepts, keeps, plan.settings, report or Ticker(node_id))
-        differences = {NETWORK_PREFIX + name: t for name, t in denoiser.difference().items()}
+        training = Training(denoiser, conditions, concepts, keeps, plan.settings)
+        job = Job(model, plan, conditions, concepts, keeps, base, denoiser, training, progress)
+        weights, losses = watched(job, watch) if watch else _plainly(job, report)
     log.info("ESD: %d steps, %d network passes, last loss %.3g", len(losses), progress.done, losses[-1])
-    metadata = run_metadata(concepts, keeps, plan.settings, plan.family, base, len(losses))
-    weights = ErasedWeights(differences, metadata)
     return Erased(apply(model, weights, 1.0), weights, losses)
+
+
+def _plainly(job: Job, report: Report) -> tuple[ErasedWeights, list[float]]:
+    for step in job.training:
+        if report(step):
+            break
+    return job.weights(), job.training.losses
 
 
 def make_plan(model: Any, settings: Settings) -> Plan:
@@ -112,26 +100,6 @@ def _dtype(precision: str, model: Any, device: torch.device) -> torch.dtype:
     if stored is torch.float16:  # gradients of 1e-8 vanish in fp16, so it is never chosen by itself
         return torch.bfloat16 if comfy.model_management.should_use_bf16(device) else torch.float32
     return stored
-
-
-def make_denoiser(model: Any, plan: Plan, passed: Callable[[int], None]) -> HostDenoiser:
-    """The denoiser of a plan; call it outside inference mode."""
-    network = private_network(model, plan.device, plan.dtype)
-    return HostDenoiser(
-        network,
-        _ordinary_sampling(model),
-        plan.names,
-        plan.latent_shape,
-        plan.device,
-        plan.dtype,
-        passed,
-        plan.checkpointing,
-    )
-
-
-def _ordinary_sampling(model: Any) -> Any:
-    """The MODEL's sampling object with ordinary tensors: its own sigmas belong to inference mode."""
-    return copy.deepcopy(model.get_model_object("model_sampling"))
 
 
 def planned_passes(settings: Settings, keeps: Sequence[Keep]) -> int:

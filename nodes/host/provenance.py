@@ -52,6 +52,12 @@ def whole_checkpoint(prompt: Mapping[str, Any] | None, node_id: str | None) -> P
     return found.pop() if len(found) == 1 else None
 
 
+def workflow_id(extra: Any) -> str:
+    """The id of the graph that a prompt was made from, where the page sent it along."""
+    workflow = extra.get("workflow") if isinstance(extra, Mapping) else None
+    return str(workflow.get("id") or "") if isinstance(workflow, Mapping) else ""
+
+
 def sha256(path: Path) -> str:
     """The hash of a file, read a mebibyte at a time."""
     digest = hashlib.sha256()

@@ -1,0 +1,150 @@
+"""What goes on beside the training: chart and previews for the page, snapshots for the disk, and finish now."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+
+from ...esd.errors import EsdError
+from ...esd.train import Step
+from ...esd.weights import ErasedWeights
+from . import preview
+from .job import Job
+from .live import Board, Live, board
+from .runs import RunFolder, key_of
+
+log = logging.getLogger("esd")
+
+REUSE, RESUME, START_OVER = STARTS = ("reuse or resume", "resume", "start over")
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How a run is watched; nothing here changes the weights that come out.  A step count of 0 means never."""
+
+    preview_every: int = 0
+    snapshot_every: int = 0
+    start: str = REUSE
+    vae: Any = None
+    node: str = ""
+    workflow: str = ""
+
+
+Result = tuple[ErasedWeights, list[float]]
+
+
+def watched(job: Job, watch: Watch) -> Result:
+    """Train, or take what the disk has of this very run; every ending is told to the page."""
+    live = Live(watch.node, watch.workflow, job.plan.settings.steps, words=str(job.plan))
+    shown = board()
+    shown.begin(live)
+    try:
+        folder = RunFolder(
+            key_of(job.plan, job.denoiser.network, job.denoiser.sampling, job.conditions, job.concepts, job.keeps)
+        )
+        return _kept(job, watch, shown, live, folder) or Watcher(job, watch, shown, live, folder).train()
+    except comfy.model_management.InterruptProcessingException:
+        shown.end(live, "stopped")
+        raise
+    except Exception as error:
+        shown.end(live, "failed", str(error) if isinstance(error, EsdError) else type(error).__name__)
+        raise
+
+
+def _kept(job: Job, watch: Watch, shown: Board, live: Live, folder: RunFolder) -> Result | None:
+    """The result of an earlier run with the same inputs, where it is wanted and there."""
+    found = folder.finished(job.denoiser) if watch.start != START_OVER else None
+    if found is None or (watch.start == RESUME and not found.complete):
+        return None
+    live.losses = found.losses
+    words = f"taken from output/esd/runs/{folder.path.name}: trained before with the same inputs"
+    if not found.complete:
+        words += f', and finished early after {len(found.losses)} steps (start: "resume" goes on)'
+    log.info("ESD: %s", words)
+    shown.end(live, "finished", words)
+    return found.weights, found.losses
+
+
+class Watcher:
+    """A training beside which the page is told, previews are drawn and snapshots are kept."""
+
+    def __init__(self, job: Job, watch: Watch, shown: Board, live: Live, folder: RunFolder) -> None:
+        self.job, self.watch, self.shown, self.live, self.folder = job, watch, shown, live, folder
+        self.prompts = preview.preview_prompts(job.concepts, job.keeps)
+
+    def train(self) -> Result:
+        """Go on from a snapshot or begin; what has been learnt is kept however it ends."""
+        training, total = self.job.training, self.job.plan.settings.steps
+        if self.watch.start != START_OVER and self.folder.resume(training):
+            self._resumed(len(training.losses), total)
+        self.job.progress.total += self._preview_passes(total - len(training.losses))
+        self.live.begin_counting()
+        try:
+            for step in training:
+                self._after(step)
+                if self.live.finish:
+                    break
+        except EsdError:
+            raise
+        except BaseException:
+            self._keep_snapshot()
+            raise
+        return self._result(complete=len(training.losses) == total)
+
+    def _resumed(self, done: int, total: int) -> None:
+        log.info("ESD: going on after step %d of %d", done, total)
+        self.live.losses = list(self.job.training.losses)
+        self.job.progress.skip(done / total)
+        self.shown.say(self.live, f"going on after step {done}")
+
+    def _preview_passes(self, steps: int) -> int:
+        every = self.watch.preview_every
+        return (steps // every + 1) * preview.STEPS * 2 * len(self.prompts) if every else 0
+
+    def _after(self, step: Step) -> None:
+        progress = self.job.progress
+        self.live.passes, self.live.passes_left = progress.done - progress.skipped, progress.total - progress.done
+        self.shown.step(self.live, step)
+        done, last = step.index + 1, step.index + 1 == step.total
+        if self.watch.preview_every and (done % self.watch.preview_every == 0 or done == 1 or last):
+            self._preview()
+        if self.watch.snapshot_every and done % self.watch.snapshot_every == 0 and not last:
+            self._keep_snapshot()
+
+    def _preview(self) -> None:
+        start = time.monotonic()
+        pictures = preview.draw_previews(
+            self.job.denoiser,
+            self.job.conditions,
+            self.prompts,
+            self.job.model.model.latent_format,
+            self.watch.vae,
+        )
+        seconds = time.monotonic() - start
+        self.live.words = f"a preview takes {seconds:.1f} s, every {self.watch.preview_every} steps"
+        self.shown.show(self.live, pictures)
+
+    def _keep_snapshot(self) -> None:
+        self._without_failing(lambda: self.folder.keep_snapshot(self.job.training))
+
+    def _result(self, complete: bool) -> Result:
+        weights, losses = self.job.weights(), self.job.training.losses
+        if not complete:
+            self._keep_snapshot()
+        self._without_failing(lambda: self.folder.keep_result(weights, losses, complete))
+        words = self.live.words if complete else f"finished early, after step {len(losses)}"
+        self.shown.end(self.live, "finished", words)
+        return weights, losses
+
+    def _without_failing(self, write: Callable[[], None]) -> None:
+        """Write beside a training that is worth more than the file: a refusal is told, and ends nothing."""
+        try:
+            write()
+        except EsdError as error:
+            log.warning("ESD: %s", error)
+            self.live.words = str(error)

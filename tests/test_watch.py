@@ -1,0 +1,369 @@
+"""Watching a run on its node, keeping it on the disk, finishing it early and going on with it, in the real host."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from graphs import Graph, slot
+
+NAME = "emoji-world.ckpt"
+STEPS = 6
+QUICK = {"width": 64, "height": 64, "walk_steps": 4, "points_per_walk": 2, "walk_batch": 2, "pool": 4}
+INPUTS = {"steps": STEPS, "learning_rate": 3e-5, "preview_every": 0, "snapshot_every": 0, "start": "reuse or resume"}
+
+
+class Told:
+    """What the page hears, in the place of the server's messages."""
+
+    def __init__(self) -> None:
+        self.messages: list[dict[str, Any]] = []
+        self.at_step: Any = None
+
+    def send_sync(self, event: str, data: dict[str, Any], sid: str | None = None) -> None:
+        """Keep what is said of runs, and let the test act at a step."""
+        if event == "esd.run":
+            self.messages.append(json.loads(json.dumps(data)))
+            if self.at_step:
+                self.at_step(data)
+
+    def losses(self) -> list[float]:
+        """The whole curve, from the pieces that were sent."""
+        curve: list[float] = []
+        for message in self.messages:
+            assert message["first"] <= len(curve)
+            curve[message["first"] :] = message["losses"]
+        return curve
+
+
+@pytest.fixture(scope="module")
+def world(comfy, node_classes):
+    model, clip, vae = comfy.NODE_CLASS_MAPPINGS["CheckpointLoaderSimple"]().load_checkpoint(NAME)
+    return SimpleNamespace(model=model, clip=clip, vae=vae, graph=lambda: Graph(comfy))
+
+
+@pytest.fixture
+def runs(comfy_base):
+    """The folder of kept runs, empty before and after."""
+    folder = comfy_base / "output" / "esd" / "runs"
+    shutil.rmtree(folder, ignore_errors=True)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def told(comfy, node_classes, monkeypatch):
+    """Every message about a run, at once instead of four times a second."""
+    from server import PromptServer
+
+    listener = Told()
+    live = module("live")
+    monkeypatch.setattr(PromptServer.instance, "send_sync", listener.send_sync)
+    monkeypatch.setattr(live, "EVERY_SECONDS", 0.0)
+    return listener
+
+
+def module(name: str) -> Any:
+    """A module of the pack as the host loaded it."""
+    import sys
+
+    (found,) = [m for key, m in sys.modules.items() if key.endswith(f".nodes.host.{name}") and "esd_pack" not in key]
+    return found
+
+
+def erase(world, vae=False, keep="", settings=None, concept="cat", **inputs):
+    g = world.graph()
+    concepts = g.add("ESDConcept", concept=concept)
+    more = {"vae": g.give(world.vae)} if vae else {}
+    if keep:
+        more["keep"] = g.add("ESDKeep", prompts=keep)
+    run = g.add(
+        "ESDErase",
+        model=g.give(world.model),
+        clip=g.give(world.clip),
+        concepts=concepts,
+        settings=g.add("ESDEraseSettings", **{**QUICK, **(settings or {})}),
+        **{**INPUTS, **inputs},
+        **more,
+    )
+    return g.take(model=run, weights=slot(run, 1), losses=slot(run, 2)).run()
+
+
+def same(one, other) -> bool:
+    a, b = one["weights"].differences, other["weights"].differences
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a) and one["losses"] == other["losses"]
+
+
+@contextlib.contextmanager
+def cancelled_after(told, step):
+    """Press cancel when the page hears of a step."""
+    import comfy.model_management
+
+    told.at_step = lambda data: data["step"] == step and comfy.model_management.interrupt_current_processing()
+    yield
+    told.at_step = None
+
+
+@contextlib.contextmanager
+def finished_after(told, step):
+    """Press Finish now when the page hears of a step."""
+    board = module("live").board
+
+    def press(data):
+        if data["step"] == step and data["state"] == "running":
+            board().running(data["id"]).finish = True
+
+    told.at_step = press
+    yield
+    told.at_step = None
+
+
+@pytest.fixture(scope="module")
+def whole(world):
+    """The run that is never stopped."""
+    return erase(world, start="start over")
+
+
+class TestChart:
+    """What the page is told."""
+
+    def test_every_loss_arrives_once_and_in_order(self, world, runs, told):
+        outcome = erase(world)
+        assert told.losses() == [float(f"{loss:.5g}") for loss in outcome["losses"]["loss"]]
+        states = [message["state"] for message in told.messages]
+        assert set(states[:-1]) == {"running"} and states[-1] == "finished"
+        assert len({message["id"] for message in told.messages}) == 1
+
+    def test_time_left_and_speed(self, world, runs, told):
+        erase(world)
+        middle = [m for m in told.messages if 0 < m["step"] < STEPS]
+        assert middle and all(m["seconds_left"] >= 0 and m["passes_per_second"] > 0 for m in middle)
+        assert told.messages[-1]["seconds_left"] is None
+
+    def test_memory_is_said_before_the_first_step(self, world, runs, told):
+        erase(world)
+        assert "tensors learn; needs" in told.messages[0]["words"] and told.messages[0]["step"] == 0
+
+    def test_a_page_that_is_reloaded_gets_the_whole_curve(self, world, runs, told):
+        boards = []
+        told.at_step = lambda data: (
+            data["step"] == 4
+            and boards.append([r.as_json() for r in module("live").board().runs if r.state == "running"])
+        )
+        erase(world)
+        (run,) = boards[0]
+        assert run["first"] == 0 and len(run["losses"]) == 4 == run["step"]
+
+    def test_a_failure_is_told_by_its_sentence(self, world, runs, told):
+        outcome = erase(world, method="esd-all", learning_rate=1.0, steps=30)
+        assert outcome.ending == "execution_error"
+        assert told.messages[-1]["state"] == "failed"
+        assert told.messages[-1]["words"] == outcome.message
+
+    def test_only_the_last_run_of_a_node_is_remembered(self, world, runs, told):
+        before = len(module("live").board().runs)
+        for _ in range(3):
+            erase(world)
+        assert len(module("live").board().runs) <= max(before, 1)
+
+
+class TestPreviews:
+    """Pictures of the student as it learns."""
+
+    def test_concept_and_keep_are_drawn_and_change_no_bit(self, world, runs, told, whole):
+        outcome = erase(world, vae=True, keep="dog", preview_every=2)
+        shown = [m["previews"] for m in told.messages if "previews" in m]
+        assert len(shown) == 4  # the first step, and every second
+        assert [(p["label"], p["prompt"]) for p in shown[0]] == [("erase", "cat"), ("keep", "dog")]
+        assert shown[0][0]["jpeg"] != shown[-1][0]["jpeg"]
+        without = erase(world, vae=True, keep="dog", start="start over")
+        assert same(outcome, without)
+
+    def test_without_a_vae_they_are_rough(self, world, runs, told, whole):
+        outcome = erase(world, preview_every=3)
+        shown = [m["previews"] for m in told.messages if "previews" in m]
+        assert [len(p) for p in shown] == [1, 1, 1]
+        assert same(outcome, whole)
+
+    def test_their_cost_is_said(self, world, runs, told):
+        erase(world, preview_every=3)
+        assert any("a preview takes" in m["words"] for m in told.messages)
+
+
+class TestFinishNow:
+    """The button on the node."""
+
+    def test_training_ends_after_the_step_and_the_graph_goes_on(self, world, runs, told, whole):
+        with finished_after(told, 3):
+            outcome = erase(world)
+        assert outcome["losses"]["loss"] == whole["losses"]["loss"][:3]
+        assert told.messages[-1]["state"] == "finished" and "early, after step 3" in told.messages[-1]["words"]
+        assert outcome["weights"].metadata["esd.steps"] == "3"
+
+    def test_queued_again_it_is_taken_as_it_is(self, world, runs, told):
+        with finished_after(told, 3):
+            outcome = erase(world)
+        told.messages.clear()
+        assert same(erase(world), outcome)
+        assert "finished early after 3 steps" in told.messages[-1]["words"]
+
+    def test_resume_goes_on_to_the_end(self, world, runs, told, whole):
+        with finished_after(told, 3):
+            erase(world)
+        assert same(erase(world, start="resume"), whole)
+        assert len(told.losses()) == STEPS
+
+    def test_only_a_run_that_is_on_can_be_finished(self, world, runs, told):
+        erase(world)
+        board = module("live").board()
+        for id_ in (told.messages[-1]["id"], "", "../..", "x" * 10000):
+            assert board.running(id_) is None
+
+
+class TestKept:
+    """Snapshots and results in output/esd/runs."""
+
+    @pytest.mark.parametrize("step", [1, 3, STEPS - 1])
+    def test_cancelled_and_queued_again_it_goes_on_bit_for_bit(self, world, runs, told, whole, step):
+        with cancelled_after(told, step):
+            assert erase(world).ending == "execution_interrupted"
+        assert told.messages[-1]["state"] == "stopped"
+        assert list(runs.glob("*/snapshot.esd"))
+        told.messages.clear()
+        assert same(erase(world), whole)
+        assert f"going on after step {step}" in " ".join(m["words"] for m in told.messages)
+        assert not list(runs.glob("*/snapshot.esd"))
+
+    def test_with_keeps_and_student_walks(self, world, runs, told):
+        more = {"keep": "dog\napple", "settings": {"source": "student", "pool": 2, "refresh": 3}}
+        straight = erase(world, **more, start="start over")
+        shutil.rmtree(runs)
+        with cancelled_after(told, 4):
+            erase(world, **more)
+        assert same(erase(world, **more), straight)
+
+    def test_snapshots_every_few_steps(self, world, runs, told):
+        found = []
+        told.at_step = lambda data: found.append((data["step"], len(list(runs.glob("*/snapshot.esd")))))
+        erase(world, snapshot_every=2)
+        assert dict(found)[2] == 0 and dict(found)[3] == 1 and found[-1] == (STEPS, 0)
+
+    def test_a_finished_run_is_taken_from_the_disk(self, world, runs, told, whole):
+        erase(world)
+        told.messages.clear()
+        again = erase(world)
+        assert same(again, whole)
+        assert [m["state"] for m in told.messages] == ["running", "finished"]
+        assert "taken from output/esd/runs/" in told.messages[-1]["words"]
+
+    def test_start_over_trains(self, world, runs, told, whole):
+        erase(world)
+        told.messages.clear()
+        assert same(erase(world, start="start over"), whole)
+        assert len(told.messages) > 3
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"concept": "dog"},
+            {"seed": 1},
+            {"eta": 2.0},
+            {"method": "esd-x-strict"},
+            {"steps": STEPS + 1},
+            {"learning_rate": 4e-5},
+            {"keep": "dog"},
+            {"settings": {"walk_guidance": 2.0}},
+            {"settings": {"source": "student"}},
+        ],
+        ids=str,
+    )
+    def test_other_inputs_are_another_run(self, world, runs, told, change):
+        erase(world)
+        told.messages.clear()
+        erase(world, **change)
+        assert "taken from" not in told.messages[-1]["words"]
+
+    def test_another_weight_in_the_model_is_another_run(self, comfy, world, runs, told):
+        erase(world)
+        patched = world.model.clone()
+        name = "diffusion_model.input_blocks.0.0.bias"
+        patched.add_patches({name: ("diff", (torch.full((320,), 1e-3),))}, 1.0)
+        told.messages.clear()
+        erase(SimpleNamespace(model=patched, clip=world.clip, vae=world.vae, graph=world.graph))
+        assert "taken from" not in told.messages[-1]["words"]
+
+    @pytest.mark.parametrize("name", ["erasure.safetensors", "snapshot.esd"])
+    @pytest.mark.parametrize("damage", ["half", "empty", "other"])
+    def test_a_damaged_file_is_named_with_its_cure(self, world, runs, told, whole, name, damage):
+        with finished_after(told, 3):
+            erase(world)
+        (path,) = runs.glob(f"*/{name}")
+        content = path.read_bytes()
+        path.write_bytes({"half": content[: len(content) // 2], "empty": b"", "other": b"not this" * 99}[damage])
+        start = "reuse or resume" if name.startswith("erasure") else "resume"
+        if start == "resume":
+            (runs / path.parent.name / "erasure.safetensors").unlink()
+        outcome = erase(world, start=start)
+        assert outcome.ending == "execution_error" and 'set start to "start over"' in outcome.message
+        assert same(erase(world, start="start over"), whole)
+
+    def test_a_disk_that_refuses_costs_no_result(self, world, runs, told, whole):
+        runs.parent.mkdir(parents=True, exist_ok=True)
+        runs.write_text("a file where the folder should be")
+        try:
+            outcome = erase(world, snapshot_every=2)
+        finally:
+            runs.unlink()
+        assert same(outcome, whole)
+        assert "could not be made" in told.messages[-1]["words"]
+
+    def test_old_runs_make_room_for_new_ones(self, world, runs, told, monkeypatch):
+        monkeypatch.setattr(module("runs"), "MOST_BYTES", 20 * 10**6)
+        for seed in range(4):
+            erase(world, seed=seed, method="esd-x-strict")
+        kept = list(runs.iterdir())
+        size = sum(p.stat().st_size for folder in kept for p in folder.iterdir())
+        assert len(kept) == 2 and size <= 20 * 10**6
+        told.messages.clear()
+        erase(world, seed=3, method="esd-x-strict")
+        assert "taken from" in told.messages[-1]["words"]
+
+
+class TestRoutes:
+    """What the page may ask for."""
+
+    def test_unknown_runs_are_not_found(self, host):
+        for id_ in ("nothing", "0" * 32, "..%2F..%2Fetc", "%00", "a" * 5000):
+            assert host.status("POST", f"/esd/runs/{id_}/finish") in (404, 400, 414), id_
+        assert host.status("GET", "/esd/runs/nothing/finish") == 405
+
+    def test_the_list_names_no_path(self, host):
+        assert "runs" in host.get("/esd/runs")
+        assert str(host.base) not in json.dumps(host.get("/esd/runs"))
+
+
+def test_leftovers_of_a_dead_process_are_swept(comfy, node_classes, comfy_base):
+    import os
+    import subprocess
+    import sys
+
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    folder = comfy_base / "output" / "deep" / "down"
+    folder.mkdir(parents=True, exist_ok=True)
+    dead = folder / f"x.safetensors.12345678.{gone.pid}.esd-partial"
+    dead_folder = folder / f"unet.12345678.{gone.pid}.esd-partial"
+    parent = folder / f"x.safetensors.12345678.{os.getppid()}.esd-partial"
+    users_own = folder / "mine.esd-partial"
+    for path in (dead, parent, users_own, folder / "other.safetensors"):
+        path.write_bytes(b"x")
+    dead_folder.mkdir()
+    (dead_folder / "part").write_bytes(b"x")
+    module("runs").sweep()
+    assert sorted(p.name for p in folder.iterdir()) == sorted([parent.name, users_own.name, "other.safetensors"])
+    shutil.rmtree(folder.parent)
