@@ -12,7 +12,7 @@ from types import FrameType
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [str(ROOT)] + [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT / "launch"]
 
-from launch import arguments, demo, serve  # noqa: E402
+from launch import arguments, demo, locales, serve  # noqa: E402
 from launch.server import ServerError  # noqa: E402
 
 
@@ -43,7 +43,11 @@ def _serve(rest: list[str]) -> int:
     return 0
 
 
-COMMANDS = {"demo": _demo, "serve": _serve, "test": _test, "bench": _bench}
+def _locales(rest: list[str]) -> int:
+    return 1 if locales.main() else 0
+
+
+COMMANDS = {"demo": _demo, "serve": _serve, "test": _test, "bench": _bench, "locales": _locales}
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -12,13 +12,14 @@ SUMMARY = {
     "demo": "erase a concept from the playground model in a real ComfyUI, and judge the result",
     "serve": "leave the same ComfyUI running, with the nodes in it, and open it in the browser",
     "test": "run the whole test suite; further arguments go to pytest",
+    "locales": "write the English node texts from the schemas, and say what the translations lack",
     "bench": "run a benchmark of bench/ by its name; further arguments go to it",
 }
 
 
 def usage() -> str:
     """What `python run.py` prints."""
-    lines = [f"  python run.py {name:<6} {words}" for name, words in SUMMARY.items()]
+    lines = [f"  python run.py {name:<7} {words}" for name, words in SUMMARY.items()]
     tail = "Add --help to a command to see what it accepts. COMFYUI_PATH names a ComfyUI of your own to use."
     return "\n".join(["Erase concepts from diffusion models with ESD, in ComfyUI.", "", *lines, "", tail])
 
