@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import resource
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -60,6 +63,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats()
             self._start = torch.cuda.memory_allocated()
         else:
+            _give_back()
             self._start = resident()
             self._thread = threading.Thread(target=self._watch, daemon=True)
             self._thread.start()
@@ -84,3 +88,16 @@ def resident() -> int:
     if status.exists():
         return int(status.read_text().split()[1]) * resource.getpagesize()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: the peak so far
+
+
+def highest() -> int:
+    """The most resident memory that this process ever held, in bytes, its model and everything else included."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _give_back() -> None:
+    """Return freed memory to the system, so that what a run takes is not hidden by what building the model left."""
+    gc.collect()
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+        library.malloc_trim(0)

@@ -22,9 +22,19 @@ from reference import published as reference  # noqa: E402
 class PublishedTrainer:
     """Base and student values of the trained parameters, swapped into one UNet."""
 
-    def __init__(self, unet: Any, scheduler: Any, concept: Any, names: Sequence[str], lr: float, eta: float) -> None:
+    def __init__(
+        self,
+        unet: Any,
+        scheduler: Any,
+        concept: Any,
+        names: Sequence[str],
+        lr: float,
+        eta: float,
+        steps: int = 50,
+    ) -> None:
+        """`steps` is the grid of its walks."""
         self.unet, self.scheduler, self.concept = unet, scheduler, concept
-        self.settings = reference.Settings(eta=eta)
+        self.settings = reference.Settings(eta=eta, steps=steps)
         self.parameters = reference.trainable(unet, names)
         self.base = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.student = {name: p.detach().clone() for name, p in self.parameters.items()}

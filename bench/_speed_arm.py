@@ -5,177 +5,70 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from itertools import islice
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
-from _meter import Meter, PeakMemory
-from _playground_run import Playground
+from _erased import CONCEPT, LIMIT, Stopwatch
+from _meter import Meter, PeakMemory, highest
+from _shapes import Subject, subject
 from torch import Tensor
 
-LATENTS = {"playground": 8, "sd15": 64, "sdxl": 128}
 POINTS = {"playground": 20, "sd15": 2, "sdxl": 1}
-CONTEXT = {"sd15": 768, "sdxl": 2048}
-CONCEPT = "cat"
-JUDGE_EVERY = 20
 
 
-@dataclass
-class Subject:
-    """A model to train on, in the host's form, with the prompts "" and "cat"."""
-
-    model: Any
-    clip: Any
-    world: Playground | None
-    latent: int
-    dtype: torch.dtype
-
-
-def subject(name: str, latent: int) -> Subject:
-    """The playground, or random weights of the real shape."""
-    world = Playground()
-    latent = latent or LATENTS[name]
-    if name == "playground":
-        return Subject(world.loaded.model, world.loaded.clip, world, latent, torch.float32)
-    dtype = torch.bfloat16 if name == "sdxl" else torch.float32
-    import comfy.sd
-
-    with torch.inference_mode():
-        model = comfy.sd.load_diffusion_model_state_dict(random_state(name, dtype), model_options={"dtype": dtype})
-    return Subject(model, RandomText(CONTEXT[name]), None, latent, dtype)
-
-
-class RandomText:
-    """Text embeddings of the right width, in the place of a text encoder."""
-
-    def __init__(self, width: int) -> None:
-        self.width = width
-
-    def tokenize(self, text: str) -> str:
-        """The text itself."""
-        return text
-
-    def encode_from_tokens_scheduled(self, text: str) -> list[Any]:
-        """A conditioning that depends on the text's length alone."""
-        generator = torch.Generator().manual_seed(len(text))
-        pooled = {"pooled_output": torch.randn((1, 1280), generator=generator)} if self.width == 2048 else {}
-        return [[torch.randn((1, 77, self.width), generator=generator), pooled]]
-
-
-def diffusers_unet(name: str, device: str) -> Any:
-    """The published shape as diffusers builds it."""
-    from diffusers import UNet2DConditionModel
-
-    shapes: dict[str, dict[str, Any]] = {
-        "sd15": {"cross_attention_dim": 768, "attention_head_dim": 8},
-        "sdxl": {
-            "block_out_channels": (320, 640, 1280),
-            "cross_attention_dim": 2048,
-            "attention_head_dim": (5, 10, 20),
-            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            "transformer_layers_per_block": (1, 2, 10),
-            "use_linear_projection": True,
-            "addition_embed_type": "text_time",
-            "addition_time_embed_dim": 256,
-            "projection_class_embeddings_input_dim": 2816,
-        },
-    }
-    with torch.device(device):
-        return UNet2DConditionModel(**shapes[name])
-
-
-def random_state(name: str, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Random weights of the real shape under the host's names."""
-    from _published import reference  # noqa: F401  puts the tests' folder on the path
-
-    from reference.models import key_map
-
-    generator = torch.Generator().manual_seed(0)
-    unet = diffusers_unet(name, "meta")
-    return {
-        host: torch.randn(unet.get_parameter(ours).shape, generator=generator).mul_(0.02).to(dtype)
-        for ours, host in key_map(unet).items()
-    }
-
-
-def published(name: str, on: Subject, points: int, erased: bool, method: str) -> dict[str, Any]:
+def published(on: Subject, chosen: argparse.Namespace) -> dict[str, Any]:
     """The published procedure on diffusers."""
     from _published import PublishedTrainer, reference
 
     from reference import models
 
+    unet = _diffusers_twin(on)
+    family = "sdxl" if chosen.model == "sdxl" else "sd"
+    scheduler = reference.euler() if family == "sdxl" else reference.ddim()
+    names = reference.select(unet, chosen.method, family)
+    concept = reference.Concept(*(_prompt(on, text) for text in ("", CONCEPT)))
+    generator = torch.Generator().manual_seed(chosen.seed)
+    shape, steps, meter = (1, 4, on.latent, on.latent), chosen.walk_steps or 50, Meter()
+    meter.attach(unet)
+
+    def trainer() -> Any:
+        return PublishedTrainer(unet, scheduler, concept, names, 5e-5, 1.0, steps)
+
+    def train(count: int) -> None:
+        for k in levels(count, steps):
+            run.step(torch.randn(shape, generator=generator).to(on.dtype), k)
+
+    with PeakMemory() as memory:
+        run = trainer()
+        if chosen.peak:
+            warm_up(run.optimizer)
+        figures = timed(meter, train, chosen.points)
+    if chosen.erased:
+        run.use(run.base)
+        run, mapping = trainer(), models.key_map(unet)
+
+        def change() -> dict[str, Tensor]:
+            return {mapping[n]: run.student[n].detach() - run.base[n] for n in names}
+
+        watch = Stopwatch(on, change)
+        for k in torch.randint(steps, (LIMIT,), generator=generator).tolist():
+            run.step(torch.randn(shape, generator=generator), k)
+            if watch.point():
+                break
+        figures |= watch.figures
+    return {**figures, "peak_bytes_above_model": memory.bytes}
+
+
+def _diffusers_twin(on: Subject) -> Any:
+    """The same network with the same weights in diffusers."""
+    from reference import models
+
     state = on.model.model.diffusion_model.state_dict()
     with torch.inference_mode(False):
         weights = {models.PREFIX + k: v.clone() for k, v in state.items()}
-    unet = models.diffusers_unet_from_checkpoint(weights).to(on.dtype)
-    prompts = [_prompt(on, text) for text in ("", CONCEPT)]
-    family = "sdxl" if name == "sdxl" else "sd"
-    scheduler = reference.euler() if family == "sdxl" else reference.ddim()
-    names = reference.select(unet, method, family)
-    del weights
-    generator = torch.Generator().manual_seed(0)
-    meter = Meter()
-    meter.attach(unet)
-    with PeakMemory() as memory:
-        trainer = PublishedTrainer(unet, scheduler, reference.Concept(*prompts), names, 5e-5, 1.0)
-        shape = (1, 4, on.latent, on.latent)
-
-        def train(count: int) -> None:
-            for k in levels(count):
-                trainer.step(torch.randn(shape, generator=generator).to(on.dtype), k)
-
-        figures = timed(meter, train, points)
-    seconds = None
-    if erased:
-        trainer = PublishedTrainer(unet, scheduler, reference.Concept(*prompts), names, 5e-5, 1.0)
-        mapping = models.key_map(unet)
-        random_levels = torch.Generator().manual_seed(1)
-
-        def some() -> None:
-            for k in torch.randint(50, (JUDGE_EVERY,), generator=random_levels).tolist():
-                trainer.step(torch.randn(shape, generator=generator), k)
-
-        def change() -> dict[str, Tensor]:
-            return {mapping[n]: trainer.student[n].detach() - trainer.base[n] for n in names}
-
-        seconds = until_erased(on, some, change)
-    return {**figures, "peak_bytes_above_model": memory.bytes, "seconds_to_erased": seconds}
-
-
-def until_erased(on: Subject, train: Callable[[], None], change: Callable[[], dict[str, Tensor]]) -> float | None:
-    """Seconds of training (judging not counted) until a cat is found in at most 10 % and the others in 95 %.
-
-    None where 300 points have not been enough.  Judged every JUDGE_EVERY points, on 16 pictures of a cat and one of
-    each other object.
-    """
-    from esd_pack.esd.weights import ErasedWeights
-    from esd_pack.nodes.host.apply import apply
-    from esd_pack.playground.world import OBJECTS, Judged
-
-    assert on.world is not None
-    groups = {
-        "gone": [Judged(CONCEPT, "object", CONCEPT)] * 16,
-        "kept": [Judged(o, "object", o) for o in OBJECTS if o != CONCEPT],
-    }
-    seconds = 0.0
-    for _ in range(300 // JUDGE_EVERY):
-        start = time.perf_counter()
-        train()
-        seconds += time.perf_counter() - start
-        weights = ErasedWeights({f"diffusion_model.{n}": t.clone() for n, t in change().items()})
-        with torch.inference_mode():
-            rates = on.world.rates(apply(on.model, weights, 1.0), groups)
-        if rates["gone"].after <= 0.1 and rates["kept"].after >= 0.95 * rates["kept"].before:
-            return seconds
-    return None
-
-
-def levels(count: int) -> list[int]:
-    """Grid indices spread evenly over the 50, so that few points cost what many do on average."""
-    return [int((i + 0.5) * 50 / count) for i in range(count)]
+    return models.diffusers_unet_from_checkpoint(weights).to(on.dtype)
 
 
 def _prompt(on: Subject, text: str) -> Any:
@@ -189,6 +82,11 @@ def _prompt(on: Subject, text: str) -> Any:
         return reference.Prompt(hidden.clone().to(on.dtype), None if pooled is None else pooled.to(on.dtype), ids)
 
 
+def levels(count: int, grid: int = 50) -> list[int]:
+    """Grid indices spread evenly over the walk, so that few points cost what many do on average."""
+    return [int((i + 0.5) * grid / count) for i in range(count)]
+
+
 def timed(meter: Meter, train: Callable[[int], None], points: int) -> dict[str, Any]:
     """Train that many points and put the figures together."""
     start = time.perf_counter()
@@ -198,70 +96,104 @@ def timed(meter: Meter, train: Callable[[int], None], points: int) -> dict[str, 
     return {
         "passes_per_point": meter.passes / points,
         "seconds_per_point": seconds / points,
+        "seconds_per_pass": seconds / meter.passes,
         "outside_network": max(0.0, 1 - meter.inside / seconds),
     }
 
 
-def ours(arm: str, on: Subject, points: int, method: str, checkpointing: bool, erased: bool) -> dict[str, Any]:
-    """Our code, at the published setting or at the defaults."""
-    from esd_pack.esd.concepts import make_concept, prompts_of
-    from esd_pack.esd.examples import Route, harvest, lesson
+def arm_settings(on: Subject, chosen: argparse.Namespace) -> Any:
+    """Our settings for an arm."""
     from esd_pack.esd.settings import Settings, with_preset
-    from esd_pack.esd.train import erase, fit
-    from esd_pack.nodes.host.conditions import encode
-    from esd_pack.nodes.host.erase import make_denoiser, make_plan
 
-    side = on.latent * 8
-    settings = Settings(method=method, width=side, height=side, checkpointing="on" if checkpointing else "off")
-    settings = with_preset(settings, "official-2026" if arm == "ours-published" else "custom")
-    settings = Settings(**{**settings.__dict__, "steps": points, "walk_batch": min(settings.walk_batch, points)})
-    concept, meter = make_concept(CONCEPT), Meter()
-    with torch.inference_mode():
-        plan = make_plan(on.model, settings)
-        conditions = encode(on.model, on.clip, prompts_of([concept], []), plan.latent_shape, plan.device)
-    generator = torch.Generator().manual_seed(0)
-    with PeakMemory() as memory:
-        denoiser = make_denoiser(on.model, plan, lambda samples: None)
-        meter.attach(denoiser.network)
+    side, preset = on.latent * 8, "official-2026" if chosen.arm == "ours-published" else "custom"
+    checkpointing = "on" if chosen.checkpointing else "off"
+    settings = Settings(
+        method=chosen.method, width=side, height=side, checkpointing=checkpointing, optimizer=chosen.optimizer
+    )
+    settings = replace(with_preset(settings, preset), seed=chosen.seed)
+    # the optimiser again: published presets name theirs
+    settings = replace(settings, walk_steps=chosen.walk_steps or settings.walk_steps, optimizer=chosen.optimizer)
+    return replace(settings, walk_batch=chosen.walk_batch or settings.walk_batch)
 
-        def batches(count: int) -> Any:
-            sigmas = denoiser.sigmas(50)
-            for k in levels(count):
+
+class Run:
+    """What a run of ours is made of, up to the training."""
+
+    def __init__(self, on: Subject, settings: Any) -> None:
+        from esd_pack.esd.concepts import make_concept, prompts_of
+        from esd_pack.nodes.host.conditions import encode
+        from esd_pack.nodes.host.erase import make_plan
+        from esd_pack.nodes.host.job import make_denoiser
+
+        self.concept = make_concept(CONCEPT)
+        with torch.inference_mode():
+            self.plan = make_plan(on.model, settings)
+            prompts = prompts_of([self.concept], [])
+            self.conditions = encode(on.model, on.clip, prompts, self.plan.latent_shape, self.plan.device)
+        self.denoiser = make_denoiser(on.model, self.plan, lambda samples: None)
+
+    def train(self, report: Callable[[], bool] = lambda: False, warm: bool = False) -> None:
+        """All of it, as the node does it; `warm` makes the optimiser's state before the first step."""
+        from esd_pack.esd.train import Training
+
+        training = Training(self.denoiser, self.conditions, [self.concept], [], self.plan.settings)
+        if warm:
+            warm_up(training.optimizer)
+        for _ in training:
+            if report():
+                break
+
+    def train_on_even_levels(self, count: int) -> None:
+        """The published setting with the levels spread evenly, so that few points cost what many do on average."""
+        from esd_pack.esd.examples import Route, harvest, lesson
+        from esd_pack.esd.train import fit
+
+        settings, denoiser = self.plan.settings, self.denoiser
+        generator = torch.Generator().manual_seed(settings.seed)
+
+        def batches() -> Iterator[Any]:
+            sigmas = denoiser.sigmas(settings.walk_steps)
+            for k in levels(count, settings.walk_steps):
                 grid = torch.arange(k + 1)[:, None]
-                noise = torch.randn((1, *plan.latent_shape), generator=generator)
-                each = lesson(concept, plan.settings)
-                yield [harvest(denoiser, conditions, [each], noise, Route(grid, grid == k), sigmas, plan.settings)]
+                noise = torch.randn((1, *self.plan.latent_shape), generator=generator)
+                each = lesson(self.concept, settings)
+                yield [harvest(denoiser, self.conditions, [each], noise, Route(grid, grid == k), sigmas, settings)]
+
+        fit(denoiser, self.conditions, batches(), settings)
+
+
+def warm_up(optimizer: torch.optim.Optimizer) -> None:
+    """Make the optimiser's state by a step that changes nothing, as the first of a long run would."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def ours(on: Subject, chosen: argparse.Namespace) -> dict[str, Any]:
+    """Our code, at the published setting or at the defaults."""
+    settings, meter = arm_settings(on, chosen), Meter()
+    few = replace(settings, steps=chosen.points, walk_batch=min(settings.walk_batch, chosen.points))
+    if chosen.peak:  # one batch of whole walks, as large as in a long run
+        few = replace(settings, steps=1, pool=settings.walk_batch, refresh=1, points_per_walk=1)
+    with PeakMemory() as memory:
+        run = Run(on, few)
+        meter.attach(run.denoiser.network)
 
         def train(count: int) -> None:
-            if arm == "ours-published":
-                fit(denoiser, conditions, batches(count), plan.settings, lambda step: False)
+            if chosen.arm == "ours-published" and not chosen.peak:
+                run.train_on_even_levels(count)
             else:
-                erase(denoiser, conditions, [concept], [], plan.settings, lambda step: False)
+                run.train(warm=chosen.peak)
 
-        figures = timed(meter, train, points)
-    seconds = time_to_erased(on, arm, settings) if erased else None
-    return {**figures, "peak_bytes_above_model": memory.bytes, "seconds_to_erased": seconds}
-
-
-def time_to_erased(on: Subject, arm: str, settings: Any) -> float | None:
-    """Our seconds until the judge finds the concept gone; a fresh run, stopped to be judged and gone on with."""
-    from esd_pack.esd.concepts import make_concept, prompts_of
-    from esd_pack.esd.train import fit, make_optimizer, run_batches
-    from esd_pack.nodes.host.conditions import encode
-    from esd_pack.nodes.host.erase import make_denoiser, make_plan
-
-    concept = make_concept(CONCEPT)
-    with torch.inference_mode():
-        plan = make_plan(on.model, replace(settings, steps=300, walk_batch=4 if arm == "ours-default" else 1))
-        conditions = encode(on.model, on.clip, prompts_of([concept], []), plan.latent_shape, plan.device)
-    denoiser = make_denoiser(on.model, plan, lambda samples: None)
-    batches = run_batches(denoiser, conditions, [concept], [], plan.settings)
-    optimizer = make_optimizer(plan.settings, list(denoiser.trainable.values()))
-
-    def some() -> None:
-        fit(denoiser, conditions, islice(batches, JUDGE_EVERY), plan.settings, lambda step: False, optimizer)
-
-    return until_erased(on, some, denoiser.difference)
+        figures = timed(meter, train, chosen.points)
+    if chosen.erased:
+        run = Run(on, replace(settings, steps=LIMIT))
+        watch = Stopwatch(on, run.denoiser.difference)
+        run.train(watch.point)
+        figures |= watch.figures
+    return {**figures, "peak_bytes_above_model": memory.bytes, "memory_foretold": run.plan.need.total}
 
 
 def main() -> None:
@@ -269,19 +201,24 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
     parser.add_argument("arm")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--points", type=int, default=0)
     parser.add_argument("--latent", type=int, default=0)
+    parser.add_argument("--walk-steps", type=int, default=0)
+    parser.add_argument("--walk-batch", type=int, default=0)
     parser.add_argument("--method", default="esd-x")
+    parser.add_argument("--optimizer", default="adamw")
     parser.add_argument("--erased", action="store_true")
     parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--peak", action="store_true")
     chosen = parser.parse_args()
-    on, points = subject(chosen.model, chosen.latent), chosen.points or POINTS[chosen.model]
-    if chosen.arm == "published":
-        row = published(chosen.model, on, points, chosen.erased, chosen.method)
-    else:
-        row = ours(chosen.arm, on, points, chosen.method, chosen.checkpointing, chosen.erased)
-    about = {"model": chosen.model, "arm": chosen.arm, "points": points, "latent": on.latent, "method": chosen.method}
-    print(json.dumps({**about, "seconds_to_erased": None, **row}))
+    if chosen.peak:
+        chosen.points, chosen.walk_steps = 1, chosen.walk_steps or 2
+    chosen.points = chosen.points or POINTS[chosen.model]
+    on = subject(chosen.model, chosen.latent)
+    row = published(on, chosen) if chosen.arm == "published" else ours(on, chosen)
+    about = {**vars(chosen), "latent": on.latent, "seconds_to_erased": None, "points_to_erased": None}
+    print(json.dumps({**about, **row, "peak_bytes_of_process": highest()}))
 
 
 if __name__ == "__main__":

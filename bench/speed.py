@@ -1,7 +1,7 @@
 """Time, passes and memory of a training point, beside the published procedure: `python run.py bench speed`.
 
 Every arm runs in a process of its own, the arms in turn, and medians of the repeats are printed.  Arms: `published`
-(diffusers), `ours-published` (the same procedure in our code), `ours-default`.
+(diffusers), `ours-published` (the same procedure in our code), `ours-default`.  A backward counts as two passes.
 """
 
 from __future__ import annotations
@@ -11,17 +11,33 @@ import json
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
+from _playground_run import write_json
+
 ARMS = ("published", "ours-published", "ours-default")
-FIGURES = ("passes_per_point", "seconds_per_point", "seconds_to_erased", "peak_bytes_above_model", "outside_network")
+FIGURES = (
+    "passes_per_point",
+    "seconds_per_point",
+    "seconds_per_pass",
+    "seconds_to_erased",
+    "points_to_erased",
+    "peak_bytes_above_model",
+    "peak_bytes_of_process",
+    "outside_network",
+)
+PASSED_ON = ("points", "latent", "method", "optimizer", "walk_steps", "walk_batch")
+HEADER = "| model | arm | passes a point | s a point | s a pass | s to erased | peak GB above model | outside network |"
 
 
-def one(model: str, arm: str, options: argparse.Namespace) -> dict[str, Any]:
+def one(model: str, arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """One run of one arm in a fresh process."""
-    command = [sys.executable, str(__file__).replace("speed.py", "_speed_arm.py"), model, arm]
-    command += ["--points", str(options.points), "--latent", str(options.latent), "--method", options.method]
+    command = [sys.executable, str(Path(__file__).with_name("_speed_arm.py")), model, arm, "--seed", str(seed)]
+    for name in PASSED_ON:
+        command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     command += ["--erased"] * options.erased + ["--checkpointing"] * options.checkpointing
+    command += ["--peak"] * options.peak
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{model}, {arm} failed:\n{done.stderr[-2000:]}")
@@ -29,55 +45,66 @@ def one(model: str, arm: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def medians(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The runs of an arm as one row."""
-    row = dict(runs[0])
+    """The runs of an arm as one row: the medians, and every run's figures.
+
+    A run that never got there counts as longer than all others, so that it cannot make the median look better.
+    """
+    row = {name: value for name, value in runs[0].items() if name != "seed"}
     for name in FIGURES:
-        values = [run[name] for run in runs if run.get(name) is not None]
-        row[name] = statistics.median(values) if values else None
-    return row | {"repeats": len(runs)}
+        values = [run[name] if run.get(name) is not None else float("inf") for run in runs]
+        middle = statistics.median(values)
+        row[name] = None if middle == float("inf") else middle
+    return row | {"repeats": len(runs), "runs": [{name: run.get(name) for name in FIGURES} for run in runs]}
 
 
 def show(row: dict[str, Any]) -> str:
     """One line of the table."""
-    erased = f"{row['seconds_to_erased']:.0f}" if row["seconds_to_erased"] is not None else ""
+    erased = row["seconds_to_erased"]
     cells = (
         row["model"],
         row["arm"],
         f"{row['passes_per_point']:.1f}",
         f"{row['seconds_per_point']:.2f}",
-        erased,
+        f"{row['seconds_per_pass']:.3f}",
+        "" if erased is None else f"{erased:.0f} ({row['points_to_erased']:.0f} points)",
         f"{row['peak_bytes_above_model'] / 2**30:.2f}",
-        f"{row['outside_network']:.0%}",
+        f"{row['outside_network']:.1%}",
     )
     return "| " + " | ".join(cells) + " |"
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(description=__doc__)
+    made.add_argument("--models", nargs="+", default=["playground"], choices=["playground", "sd15", "sdxl"])
+    made.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    made.add_argument("--repeats", type=int, default=3, help="runs of each arm, each with a seed of its own")
+    made.add_argument("--points", type=int, default=0, help="training points a run (0: 20, few on large models)")
+    made.add_argument("--latent", type=int, default=0, help="side of the latent (0: the model's own)")
+    made.add_argument("--walk-steps", type=int, default=0, help="levels of a whole walk (0: the arm's own 50)")
+    made.add_argument("--walk-batch", type=int, default=0, help="walks at a time in our arms (0: the arm's own)")
+    made.add_argument("--method", default="esd-x")
+    made.add_argument("--optimizer", default="adamw", help="of our arms")
+    made.add_argument("--erased", action="store_true", help="train on until the judge finds the concept gone")
+    made.add_argument("--checkpointing", action="store_true", help="our arms with gradient checkpointing")
+    made.add_argument("--peak", action="store_true", help="only what the memory's peak needs: one batch of short walks")
+    made.add_argument("--json", metavar="FILE")
+    return made
+
+
 def main() -> None:
     """Run the arms of the models asked for, in turn."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs="+", default=["playground"], choices=["playground", "sd15", "sdxl"])
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--points", type=int, default=0, help="training points a run (0: 10 here, few on large models)")
-    parser.add_argument("--latent", type=int, default=0, help="side of the latent (0: the model's own)")
-    parser.add_argument("--method", default="esd-x")
-    parser.add_argument("--erased", action="store_true", help="train on until the judge finds the concept gone")
-    parser.add_argument("--checkpointing", action="store_true", help="our arms with gradient checkpointing")
-    parser.add_argument("--json", metavar="FILE")
-    options = parser.parse_args()
-    rows = []
-    print("| model | arm | passes a point | s a point | s to erased | peak GB above model | outside network |")
-    print("|---|---|---|---|---|---|---|")
+    options, rows = parser().parse_args(), []
+    print(HEADER + "\n" + "|---" * HEADER.count(" | ") + "|---|")
     for model in options.models:
         runs: dict[str, list[dict[str, Any]]] = {arm: [] for arm in options.arms}
-        for _ in range(options.repeats):
+        for seed in range(options.repeats):
             for arm in options.arms:
-                runs[arm].append(one(model, arm, options))
+                runs[arm].append(one(model, arm, seed, options))
+                print(f"run {seed + 1}: {show(runs[arm][-1])}", file=sys.stderr, flush=True)
         for arm in options.arms:
             rows.append(medians(runs[arm]))
             print(show(rows[-1]), flush=True)
-    from _playground_run import write_json
-
     write_json(options.json, rows)
 
 
