@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from typing import Any
 
+from torch import Tensor
+
+from .metadata import number, tables, words
 from .weights import PREFIX, ErasedWeights
 
 PLAIN = (
@@ -28,14 +30,11 @@ PLAIN = (
 def describe(weights: ErasedWeights) -> str:
     """Concepts, keeps, settings, base and sizes, a line each; what the metadata does not tell is left out."""
     metadata = weights.metadata
-    lines = [f"concept: {_concept(c)}" for c in _list(metadata.get("esd.concepts"))]
-    lines += [
-        f"keep: {', '.join(k.get('prompts', ()))} (weight {k.get('weight', 1):g})"
-        for k in _list(metadata.get("esd.keeps"))
-    ]
+    lines = [f"concept: {_concept(c)}" for c in tables(metadata.get("esd.concepts"))]
+    lines += [f"keep: {_keep(k)}" for k in tables(metadata.get("esd.keeps"))]
     lines += [f"{title}: {metadata[key]}" for title, key in PLAIN if metadata.get(key)]
     values = sum(t.numel() for t in weights.differences.values())
-    norm = math.sqrt(sum(float(t.float().square().sum()) for t in weights.differences.values()))
+    norm = math.sqrt(sum(map(_squares, weights.differences.values())))
     lines.append(
         f"changes {len(weights.differences)} tensors, {values:,} values, {weights.get_ram_usage() / 2**20:.1f} MB"
     )
@@ -43,20 +42,25 @@ def describe(weights: ErasedWeights) -> str:
     return "\n".join(lines)
 
 
-def _list(text: str | None) -> list[dict[str, Any]]:
-    try:
-        found = json.loads(text or "[]")
-    except json.JSONDecodeError:  # metadata is free text in other people's files
-        return []
-    return [f for f in found if isinstance(f, dict)] if isinstance(found, list) else []
+def _squares(tensor: Tensor) -> float:
+    """The sum of squares, in float64: those of large values do not fit into float32."""
+    return float(tensor.double().square().sum())
+
+
+def _keep(keep: dict[str, Any]) -> str:
+    prompts = keep.get("prompts")
+    weight = number(keep.get("weight", 1))
+    listed = ", ".join(filter(None, map(words, prompts))) if isinstance(prompts, list) else ""
+    return listed + ("" if weight is None else f" (weight {weight:g})")
 
 
 def _concept(concept: dict[str, Any]) -> str:
-    words = f'"{concept.get("erase", "")}"'
-    words += f' from "{concept["erase_from"]}"' if concept.get("erase_from") else ""
-    words += f', drawn as "{concept["replace_with"]}"' if concept.get("replace_with") else ""
-    weight = concept.get("weight", 1)
-    return words + (f" (weight {weight:g})" if isinstance(weight, int | float) and weight != 1 else "")
+    told = f'"{words(concept.get("erase"))}"'
+    erase_from, replace_with = words(concept.get("erase_from")), words(concept.get("replace_with"))
+    told += f' from "{erase_from}"' if erase_from else ""
+    told += f', drawn as "{replace_with}"' if replace_with else ""
+    weight = number(concept.get("weight", 1))
+    return told + (f" (weight {weight:g})" if weight not in (None, 1) else "")
 
 
 _LAYER = re.compile(r"((?:input|output)_blocks\.\d+|middle_block|joint_blocks\.\d+)(?:.*\.(attn\d|ff))?")
@@ -68,7 +72,7 @@ def layer_norms(weights: ErasedWeights) -> dict[str, float]:
     counts: dict[str, int] = {}
     for name, change in weights.differences.items():
         layer = _layer(name.removeprefix(PREFIX))
-        squares[layer] = squares.get(layer, 0.0) + float(change.float().square().sum())
+        squares[layer] = squares.get(layer, 0.0) + _squares(change)
         counts[layer] = counts.get(layer, 0) + change.numel()
     return {layer: math.sqrt(squares[layer] / max(counts[layer], 1)) for layer in sorted(squares, key=_order)}
 

@@ -17,14 +17,16 @@ from safetensors.torch import load_file, save_file
 
 from esd_pack.esd.errors import EsdError
 from esd_pack.esd.files import write_folder_atomically, write_safetensors
-from esd_pack.esd.formats.checks import MOST_UNPACKED, check_torch_zip, pickled_names, safetensors_header
+from esd_pack.esd.formats.checks import safetensors_header
 from esd_pack.esd.formats.diffusers_unet import UnetShape, config
 from esd_pack.esd.formats.load import Base, load_erasure
 from esd_pack.esd.formats.lora import decompose, low_rank
 from esd_pack.esd.formats.network import Network, diffusers_names
 from esd_pack.esd.formats.official import from_official, official_tensors, to_official
+from esd_pack.esd.formats.pickles import pickled_names
 from esd_pack.esd.formats.read import opened
 from esd_pack.esd.formats.stored import DTYPES, StoredTensor, in_memory
+from esd_pack.esd.formats.torch_zip import MOST_UNPACKED, check_torch_zip
 from esd_pack.esd.formats.write import write_stream
 from esd_pack.esd.report import describe, layer_norms
 from esd_pack.esd.weights import PREFIX, ErasedWeights, save_differences

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..metadata import number, table, tables, words
 from ..objective import ETA_OFFSET, eta_from_negative_guidance
 from ..weights import PREFIX, ErasedWeights
 from .network import Network, diffusers_names
@@ -40,11 +40,12 @@ def absolute(network: Network, name: str, change: Tensor | None) -> StoredTensor
 
 def to_official(metadata: Mapping[str, str], family: str) -> dict[str, str]:
     """`esd.*` metadata in the official words; several concepts are joined by commas."""
-    concepts: list[dict[str, Any]] = json.loads(metadata.get("esd.concepts") or "[]")
-    settings: dict[str, Any] = json.loads(metadata.get("esd.settings") or "{}")
-    erase_from = ", ".join(c["erase_from"] for c in concepts if c.get("erase_from"))
-    eta = metadata.get("esd.eta")
-    guidance = "" if not eta else repr(float(eta) + (0.0 if erase_from else ETA_OFFSET[ERA]))
+    concepts, settings = tables(metadata.get("esd.concepts")), table(metadata.get("esd.settings"))
+    erased, erase_from = (
+        ", ".join(filter(None, (words(c.get(key)) for c in concepts))) for key in ("erase", "erase_from")
+    )
+    eta = number(metadata.get("esd.eta"))
+    guidance = "" if eta is None else repr(eta + (0.0 if erase_from else ETA_OFFSET[ERA]))
     width, height = settings.get("width", 0), settings.get("height", 0)
     return {
         "format": FORMAT,
@@ -52,7 +53,7 @@ def to_official(metadata: Mapping[str, str], family: str) -> dict[str, str]:
         "component": "unet",
         "base_model_id": metadata.get("esd.base_file", ""),
         "train_method": metadata.get("esd.method", ""),
-        "erase_concept": ", ".join(c["erase"] for c in concepts),
+        "erase_concept": erased,
         "erase_from": erase_from,
         "num_inference_steps": str(settings.get("walk_steps", "")),
         "guidance_scale": str(settings.get("walk_guidance", "")),
@@ -77,7 +78,5 @@ def from_official(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def _eta(negative_guidance: str, erase_from: bool) -> str:
-    try:
-        return repr(eta_from_negative_guidance(float(negative_guidance), ERA, erase_from))
-    except ValueError:  # somebody else's words where a number should be
-        return ""
+    guidance = number(negative_guidance)
+    return "" if guidance is None else repr(eta_from_negative_guidance(guidance, ERA, erase_from))

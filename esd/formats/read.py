@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,8 +14,10 @@ import torch
 from torch import Tensor
 
 from ..errors import EsdError
-from .checks import Entry, check_pickle, check_torch_zip, safetensors_header
-from .stored import StoredFile, StoredTensor, in_memory
+from .checks import Entry, safetensors_header
+from .pickles import check_pickle
+from .stored import DTYPES, StoredFile, StoredTensor, in_memory
+from .torch_zip import check_torch_zip
 
 
 @contextmanager
@@ -61,7 +65,12 @@ def _torch_zip(path: Path, file: IO[bytes]) -> StoredFile:
         raise EsdError(f"{path.name} holds a {type(tree).__name__} and no table of weights: choose another file.")
     wrapped = tree.get("state_dict")
     tree = wrapped if isinstance(wrapped, dict) else tree
-    tensors = dict(flattened(tree))
+    named = list(flattened(tree))
+    tensors = dict(named)
+    if len(tensors) < len(named):
+        raise EsdError(f"{path.name} holds a tensor twice under one name: choose a file of one set of weights.")
+    if sum(t.nbytes for t in tensors.values()) > MOST_SHARED * path.stat().st_size:
+        raise EsdError(f"{path.name} would unpack to far more than it holds: do not use this file.")
     return StoredFile(
         {name: in_memory(t) for name, t in tensors.items()}, {}, any(isinstance(v, dict) for v in tree.values())
     )
@@ -89,19 +98,41 @@ def _reader_for(start: bytes) -> Callable[[Path, IO[bytes]], StoredFile]:
 MOST_NESTING = 8
 """Tables inside tables; published files have two."""
 
+MOST_ENTRIES = 100_000
+"""In all tables together, each counted as often as it is referred to."""
 
-def flattened(tree: Mapping[Any, Any], prefix: str = "", depth: int = 1) -> Iterator[tuple[str, Tensor]]:
+MOST_SHARED = 16
+"""How many times a file's size its tensors may have together: few of a network share their values."""
+
+
+def flattened(tree: Mapping[Any, Any]) -> Iterator[tuple[str, Tensor]]:
     """`{module: {parameter: tensor}}` as `module.parameter`; raises EsdError, by name, for what is no tensor."""
-    if depth > MOST_NESTING:
-        raise EsdError("The file nests tables without end: choose a file of plain weights.")
+    yield from _flattened(tree, "", 1, itertools.count(1))
+
+
+def _flattened(
+    tree: Mapping[Any, Any], prefix: str, depth: int, counter: Iterator[int]
+) -> Iterator[tuple[str, Tensor]]:
     for key, value in tree.items():
+        if depth > MOST_NESTING or next(counter) > MOST_ENTRIES:
+            raise EsdError("The file nests tables without end: choose a file of plain weights.")
         name = f"{prefix}{key}"
         if isinstance(value, dict):
-            yield from flattened(value, f"{name}.", depth + 1)
-        elif isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized:
+            yield from _flattened(value, f"{name}.", depth + 1, counter)
+        elif isinstance(value, Tensor) and _is_plain(value):
             yield name, value.detach()
         else:
-            kind = value.layout if isinstance(value, Tensor) else type(value).__name__
+            kind = f"{value.dtype} tensor" if isinstance(value, Tensor) else type(value).__name__
             raise EsdError(
                 f'The file holds "{name}", a {kind} where a tensor should be: choose a file of plain weights.'
             )
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether each of its values stands in the file: no sparse, quantised or complex one, none repeated by strides."""
+    return (
+        tensor.layout is torch.strided
+        and not tensor.is_quantized
+        and tensor.dtype in DTYPES.values()
+        and math.prod(tensor.shape) * tensor.dtype.itemsize <= tensor.untyped_storage().nbytes()
+    )

@@ -135,8 +135,10 @@ def _changes(file: StoredFile, network: Network) -> tuple[dict[str, StoredTensor
         path, part = _split(name)
         if part is None or path not in paths:
             strangers.append(name)
+        elif part in modules.setdefault(paths[path], {}):
+            raise EsdError(f'The file holds "{name}" a second time under another name: choose a file of one LoRA.')
         else:
-            modules.setdefault(paths[path], {})[part] = stored
+            modules[paths[path]][part] = stored
     _refuse(strangers, len(file.tensors))
     changes: dict[str, StoredTensor] = {}
     for module, parts in modules.items():
@@ -158,8 +160,9 @@ def _product(module: str, parts: Mapping[str, StoredTensor], network: Network) -
         raise EsdError(f"The LoRA has only one of the two matrices for {module}: download it again.")
     up, down = parts["up"], parts["down"]
     wanted = network.shapes.get(f"{module}.weight", ())
-    rank = down.shape[0] if down.shape else 0
-    shape = (up.shape[0], *down.shape[1:]) if up.shape else ()
+    matrices = len(up.shape) > 1 and len(down.shape) > 1
+    rank = down.shape[0] if matrices else 0
+    shape = (up.shape[0], *down.shape[1:]) if matrices else ()
     alpha = prod(parts["alpha"].shape) if "alpha" in parts else 1
     if not rank or alpha != 1 or prod(up.shape) != shape[0] * rank or not fits(shape, wanted):
         raise EsdError(

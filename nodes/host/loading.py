@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import comfy.model_management
 import comfy.sd
 import folder_paths
+import torch
 
 from ...esd.errors import EsdError
+from ...esd.formats.read import opened
+from ...esd.formats.torch_zip import refuse_bomb
 from .families import identify
 from .interrupt import say
 
@@ -39,9 +44,8 @@ def load(name: str, node_id: str | None = None) -> Loaded:
     path = folder_paths.get_full_path("checkpoints", name)
     if path is None:
         raise EsdError(f'There is no checkpoint "{name}": put it into models/checkpoints and refresh (R).')
-    model, clip, vae = comfy.sd.load_checkpoint_guess_config(
-        path, embedding_directory=folder_paths.get_folder_paths("embeddings")
-    )[:3]
+    refuse_bomb(Path(path))
+    model, clip, vae = _host_load(Path(path))
     if model is None:
         raise EsdError(f'"{name}" holds no diffusion model: choose a full checkpoint.')
     family = identify(model)
@@ -51,6 +55,23 @@ def load(name: str, node_id: str | None = None) -> Loaded:
     log.info("ESD: %s is %s", name, summary)
     say(node_id, summary)
     return Loaded(model, clip, vae, summary)
+
+
+def _host_load(path: Path) -> tuple[Any, Any, Any]:
+    """MODEL, CLIP and VAE by the host's loader, whose many errors become one: ours about the file, or its own words."""
+    try:
+        return comfy.sd.load_checkpoint_guess_config(
+            str(path), embedding_directory=folder_paths.get_folder_paths("embeddings")
+        )[:3]
+    except (comfy.model_management.InterruptProcessingException, MemoryError, torch.cuda.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        with opened(path):  # says what is wrong with the file itself, if anything is
+            raise EsdError(
+                f'"{path.name}" could not be loaded as a checkpoint ({reason}): choose a full checkpoint, or download '
+                "it again."
+            ) from error
 
 
 def is_missing(part: Any) -> bool:
