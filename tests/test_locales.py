@@ -129,7 +129,7 @@ SHOWN = """() => {
 
 @pytest.mark.parametrize("code", ["de", "pt"])
 def test_the_page_shows_the_language_that_is_set(page, code):
-    """Switched in the open page. (Pages of late 2025 load a language of their own, such as zh, over all packs' texts.)"""
+    """Switched in the open page. (Pages of late 2025 load their own zh, fr and so on over the texts of all packs.)"""
     names = locales.read(code)["ESDErase"]
     wanted = [names["display_name"], names["inputs"]["steps"]["name"], names["inputs"]["model"]["name"]]
     try:

@@ -1,4 +1,4 @@
-"""What the Comfy registry and ComfyUI-Manager read: one version, pictures that exist, and an archive that is complete."""
+"""What the Comfy registry and ComfyUI-Manager read: one version, pictures that exist, a complete archive."""
 
 from __future__ import annotations
 
