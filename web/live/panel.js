@@ -1,0 +1,126 @@
+// What an Erase node shows of its run: chart, figures, previews and a button.  Styles are its own elements' alone.
+
+import { drawChart } from "./chart.js";
+
+export const HEIGHT = 280;
+
+const STYLE = {
+  root: "display:flex;flex-direction:column;gap:4px;width:100%;height:100%;min-height:0;overflow:hidden;" +
+    "font:11px sans-serif;color:var(--input-text,#ddd);box-sizing:border-box;",
+  canvas: "flex:1 1 80px;min-height:60px;width:100%;display:block;",
+  line: "white-space:nowrap;overflow:hidden;text-overflow:ellipsis;min-height:14px;",
+  words: "overflow:hidden;max-height:42px;overflow-wrap:anywhere;color:var(--descrip-text,#999);",
+  previews: "display:none;gap:6px;flex:0 0 auto;",
+  figure: "margin:0;flex:0 1 auto;min-width:0;",
+  image: "height:84px;max-width:100%;object-fit:contain;display:block;",
+  button: "flex:0 0 auto;padding:3px;cursor:pointer;border-radius:4px;border:1px solid var(--border-color,#555);" +
+    "background:var(--comfy-input-bg,#222);color:inherit;font:inherit;",
+};
+
+const STATES = { finished: "finished", stopped: "stopped", failed: "failed", lost: "the server was restarted" };
+
+export class Panel {
+  constructor(onFinish) {
+    this.root = made("div", STYLE.root);
+    this.canvas = made("canvas", STYLE.canvas);
+    this.line = made("div", STYLE.line);
+    this.words = made("div", STYLE.words);
+    this.previews = made("div", STYLE.previews);
+    this.button = made("button", STYLE.button);
+    this.button.type = "button";
+    this.button.textContent = "Finish now";
+    this.button.title = "End the training after this step and go on with what has been learnt.";
+    this.button.addEventListener("click", () => this.run && onFinish(this.run));
+    this.root.append(this.canvas, this.line, this.words, this.previews, this.button);
+    this.root.dataset.esdLive = "";
+    this.visible = false;
+    this.observer = new IntersectionObserver((entries) => {
+      this.visible = entries.at(-1).isIntersecting;
+      if (this.visible) this.draw();
+    });
+    this.observer.observe(this.root);
+    this.resizing = new ResizeObserver(() => this.draw());
+    this.resizing.observe(this.canvas);
+    this.show(null);
+  }
+
+  /** Show a run, or that there is none yet. */
+  show(run) {
+    this.run = run;
+    this.draw();
+  }
+
+  /** Draw at the next frame, once however often it is asked for, and not at all while nobody can see it. */
+  draw() {
+    if (this.frame || !this.visible) return;
+    this.frame = requestAnimationFrame(() => {
+      this.frame = null;
+      this.drawNow();
+    });
+  }
+
+  drawNow() {
+    const run = this.run;
+    this.button.disabled = run?.state !== "running" || Boolean(run.finishing);
+    this.button.style.opacity = this.button.disabled ? "0.4" : "1";
+    this.line.textContent = run ? figures(run) : "not trained yet";
+    this.words.textContent = this.words.title = run?.words ?? "";
+    this.showPreviews(run?.previews ?? []);
+    drawChart(this.canvas, run?.losses ?? [], run?.total ?? 1, this.colours());
+  }
+
+  showPreviews(previews) {
+    if (this.shown === previews) return;
+    this.shown = previews;
+    this.previews.style.display = previews.length ? "flex" : "none";
+    this.previews.replaceChildren(...previews.map(figure));
+  }
+
+  colours() {
+    const text = getComputedStyle(this.root).color;
+    return { text, axis: "rgba(128,128,128,0.6)", point: "rgba(110,160,230,0.55)", line: "rgb(240,150,60)" };
+  }
+
+  remove() {
+    this.observer.disconnect();
+    this.resizing.disconnect();
+    if (this.frame) cancelAnimationFrame(this.frame);
+    this.root.remove();
+  }
+}
+
+function made(tag, style) {
+  const element = document.createElement(tag);
+  element.style.cssText = style;
+  return element;
+}
+
+function figure(preview) {
+  const holder = made("figure", STYLE.figure);
+  const image = made("img", STYLE.image);
+  image.src = `data:image/jpeg;base64,${preview.jpeg}`;
+  image.alt = `${preview.label}: ${preview.prompt}`;
+  const caption = made("figcaption", STYLE.line);
+  caption.textContent = image.alt;
+  holder.append(image, caption);
+  return holder;
+}
+
+/** Step, loss, time left and speed in one line. */
+export function figures(run) {
+  const parts = [`step ${run.step} / ${run.total}`];
+  if (run.losses.length) parts.push(`loss ${run.losses.at(-1).toExponential(1)}`);
+  if (run.state !== "running") parts.push(STATES[run.state] ?? "");
+  else if (run.finishing) parts.push("finishing");
+  else {
+    if (run.seconds_left != null) parts.push(`${duration(run.seconds_left)} left`);
+    if (run.passes_per_second) parts.push(`${run.passes_per_second.toPrecision(2)} passes/s`);
+  }
+  return parts.join(" \u00b7 ");
+}
+
+export function duration(seconds) {
+  if (seconds < 60) return `${Math.round(seconds)} s`;
+  const minutes = Math.round(seconds / 60);
+  return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
