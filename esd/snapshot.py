@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from .errors import EsdError
 from .examples import Example, Standing
 from .files import write_safetensors
 from .formats.read import opened
-from .formats.stored import StoredTensor
 from .train import Snapshot
 
 FORMAT = "esd-snapshot-1"
@@ -36,7 +36,7 @@ def write_snapshot(snapshot: Snapshot, path: Path, run: str) -> None:
         tensors |= {f"stream/{index}/{name}": t for name, t in _packed(standing).items()}
     prompts = [[example.prompt for example in standing.points] for standing in snapshot.streams]
     text = {"run": run, "numbers": json.dumps(numbers), "prompts": json.dumps(prompts), "format": FORMAT}
-    write_safetensors(tensors, path, text)
+    write_safetensors(tensors, path, {**text, "check": _check(tensors, text)})
 
 
 def read_snapshot(path: Path, run: str, denoiser: Denoiser) -> Snapshot:
@@ -45,7 +45,11 @@ def read_snapshot(path: Path, run: str, denoiser: Denoiser) -> Snapshot:
         with opened(path) as file:
             if file.metadata.get("format") != FORMAT or file.metadata.get("run") != run:
                 raise EsdError("it belongs to another run")
-            return _snapshot(file.tensors, file.metadata, denoiser)
+            tensors = {name: stored.load() for name, stored in file.tensors.items()}
+            text = {key: value for key, value in file.metadata.items() if key != "check"}
+            if _check(tensors, text) != file.metadata.get("check"):
+                raise EsdError("it is damaged")
+            return _snapshot(tensors, text, denoiser)
     except (EsdError, KeyError, ValueError, IndexError, TypeError, RuntimeError) as error:
         raise EsdError(
             f'The snapshot of this run cannot be used ({error}): set start to "start over", or delete the file '
@@ -53,30 +57,40 @@ def read_snapshot(path: Path, run: str, denoiser: Denoiser) -> Snapshot:
         ) from error
 
 
-def _snapshot(stored: Mapping[str, StoredTensor], text: Mapping[str, str], denoiser: Denoiser) -> Snapshot:
+def _check(tensors: Mapping[str, Tensor], text: Mapping[str, str]) -> str:
+    """A checksum of all that a snapshot holds: an optimiser goes on with whatever it is given, right or wrong."""
+    told = [(name, str(t.dtype), tuple(t.shape)) for name, t in sorted(tensors.items())]
+    found = zlib.crc32(json.dumps([told, sorted(text.items())]).encode())
+    for _, tensor in sorted(tensors.items()):
+        plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        found = zlib.crc32(plain.numpy().data, found)
+    return f"{found:08x}"
+
+
+def _snapshot(stored: Mapping[str, Tensor], text: Mapping[str, str], denoiser: Denoiser) -> Snapshot:
     wanted = {name: tuple(p.shape) for name, p in denoiser.trainable.items()}
     student = {name: _of_shape(stored[f"student/{name}"], shape) for name, shape in wanted.items()}
     optimizer: dict[int, dict[str, Any]] = {}
     for name, value in {**_beginning("optimizer/", stored), **json.loads(text["numbers"])}.items():
         index, _, key = name.removeprefix("optimizer/").partition("/")
-        optimizer.setdefault(int(index), {})[key] = value.load() if isinstance(value, StoredTensor) else value
+        optimizer.setdefault(int(index), {})[key] = value
     if not set(optimizer) <= set(range(len(wanted))):
         raise ValueError("its optimiser has other weights")
     streams = [
         _unpacked(f"stream/{index}/", stored, prompts, denoiser)
         for index, prompts in enumerate(json.loads(text["prompts"]))
     ]
-    return Snapshot(stored["losses"].load().tolist(), student, optimizer, streams)
+    return Snapshot(stored["losses"].tolist(), student, optimizer, streams)
 
 
-def _beginning(prefix: str, stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+def _beginning(prefix: str, stored: Mapping[str, Tensor]) -> Tensors:
     return {name: tensor for name, tensor in stored.items() if name.startswith(prefix)}
 
 
-def _of_shape(stored: StoredTensor, shape: tuple[int, ...]) -> Tensor:
+def _of_shape(stored: Tensor, shape: tuple[int, ...]) -> Tensor:
     if stored.shape != shape or stored.dtype != torch.float32:
-        raise ValueError(f"a tensor of it is {stored.shape}, expected {shape}")
-    return stored.load()
+        raise ValueError(f"a tensor of it is {tuple(stored.shape)}, expected {shape}")
+    return stored
 
 
 def _packed(standing: Standing) -> Tensors:
@@ -92,16 +106,14 @@ def _packed(standing: Standing) -> Tensors:
     }
 
 
-def _unpacked(prefix: str, stored: Mapping[str, StoredTensor], prompts: Sequence[str], denoiser: Denoiser) -> Standing:
+def _unpacked(prefix: str, stored: Mapping[str, Tensor], prompts: Sequence[str], denoiser: Denoiser) -> Standing:
     shape = (len(prompts), *denoiser.latent_shape)
     x, target = (_of_shape(stored[prefix + name], shape) for name in ("x", "target"))
-    sigma, weight, order, place = (
-        stored[prefix + name].load().tolist() for name in ("sigma", "weight", "order", "place")
-    )
+    sigma, weight, order, place = (stored[prefix + name].tolist() for name in ("sigma", "weight", "order", "place"))
     points = [Example(*each) for each in zip(x, sigma, prompts, target, weight, strict=True)]
     position, left = place
     if not (0 <= position <= len(order) and left >= 0 and all(0 <= i < len(points) for i in order)):
         raise ValueError("its examples do not fit together")
-    random = stored[prefix + "random"].load()
+    random = stored[prefix + "random"]
     torch.Generator().set_state(random)  # raises where it is none
     return Standing(points, order, position, left, random)

@@ -10,27 +10,34 @@ import io
 import json
 import math
 import os
+import tempfile
 import traceback
 import warnings
 from collections import Counter
+from pathlib import Path
 from random import Random
 
 import pytest
 import torch
 from bounds import TooLong, address_space, peak_rss, python_memory, seconds
+from fakes import FakeDenoiser, Told
 from mutations import SAFETENSORS, ZIP
 from safetensors.torch import save
 from test_formats import BLOCK, CHANGE, COMPVIS, LECO, OURS, SHAPES, TRAINED, V2, flat, nested, network, values
 from tried import tried
 
+from esd_pack.esd.concepts import make_concept, make_keep
 from esd_pack.esd.errors import EsdError
 from esd_pack.esd.formats.load import INTERPRETATIONS, Base, load_erasure
 from esd_pack.esd.formats.official import to_official
 from esd_pack.esd.formats.read import opened
 from esd_pack.esd.formats.write import write_stream
 from esd_pack.esd.report import describe, layer_norms
+from esd_pack.esd.settings import Settings
+from esd_pack.esd.snapshot import read_snapshot, write_snapshot
+from esd_pack.esd.train import Training
 
-FILES_A_SEED = 400
+FILES_A_SEED, FILES_A_SNAPSHOT = 400, 600
 LONGEST, WRITTEN_TIMES, MEMORY, PYTHON_MEMORY, GROWTH = 5.0, 32, 512 * 2**20, 64 * 2**20, 200 * 2**20
 """A file's seconds; its copy's size over its own; bytes it may map; bytes of Python objects; growth of the process."""
 
@@ -104,8 +111,34 @@ def mutated(name, number, data):
     return data
 
 
+def training(steps=3):
+    settings = Settings(steps=steps, walk_steps=4, points_per_walk=2, walk_batch=2, pool=4, optimizer="adamw")
+    return Training(FakeDenoiser(), Told(), [make_concept("cat")], [make_keep("dog", 1.0)], settings)
+
+
+def snapshot():
+    run = training()
+    next(iter(run))
+    with tempfile.TemporaryDirectory() as folder:
+        write_snapshot(run.snapshot(), Path(folder) / "w", "the run")
+        return (Path(folder) / "w").read_bytes()
+
+
+def _as_snapshot(path):
+    run = training()
+    before = [p.detach().clone() for p in run.denoiser.trainable.values()]
+    try:
+        run.resume(read_snapshot(path, "the run", run.denoiser))
+    except EsdError:
+        assert all(map(torch.equal, before, run.denoiser.trainable.values())) and not run.losses
+        raise
+    assert len(list(run)) <= 3
+
+
 def judged(path, number, folder):
     """What came of a file at every door: opened, or refused by our own error; raises for anything else."""
+    if folder.name == "snapshots":
+        return "refused in one sentence" if _one_sentence(lambda: _as_snapshot(path)) == "refused" else "opened"
     outcomes = {_one_sentence(lambda: _as_erasure(path, number)), _one_sentence(lambda: _as_source(path, folder))}
     return "opened" if "opened" in outcomes else "refused in one sentence"
 
@@ -159,20 +192,33 @@ def run(name, number, data, folder):
         )
 
 
-@pytest.mark.parametrize("name", SEEDS)
-def test_every_damaged_file_opens_rightly_or_is_refused_in_one_sentence(tmp_path, name, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def fuzzed(name, seed, folder, times):
+    """Outcomes of the mutations of a file; skips where another one is replayed, fails with the replay's words."""
     chosen = os.environ.get("ESD_FUZZ", f"{name}:").rpartition(":")
     if chosen[0] != name:
         pytest.skip("another seed file is replayed")
-    times = FILES_A_SEED * int(os.environ.get("ESD_FUZZ_TIMES", "1"))
-    numbers = [int(chosen[2])] if chosen[2] else range(times)
-    seed, before = SEEDS[name](), peak_rss()
+    times *= int(os.environ.get("ESD_FUZZ_TIMES", "1"))
+    numbers, before = [int(chosen[2])] if chosen[2] else range(times), peak_rss()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own about odd pickles
-        outcomes = Counter(run(name, number, mutated(name, number, seed), tmp_path) for number in numbers)
+        outcomes = Counter(run(name, number, mutated(name, number, seed), folder) for number in numbers)
     failed = [text for text in outcomes if text.startswith("ESD_FUZZ")]
     assert not failed, f"{len(failed)} of {len(numbers)}\n" + "\n".join(failed[:8])
     assert peak_rss() - before < GROWTH
-    assert {p.name for p in tmp_path.iterdir()} <= {"w.file", "copy"}, "nothing else was written"
-    tried(f"weights files damaged at random: {name}", len(numbers), outcomes)
+    assert {p.name for p in folder.iterdir()} <= {"w.file", "copy"}, "nothing else was written"
+    return len(numbers), outcomes
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_every_damaged_file_opens_rightly_or_is_refused_in_one_sentence(tmp_path, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    times, outcomes = fuzzed(name, SEEDS[name](), tmp_path, FILES_A_SEED)
+    tried(f"weights files damaged at random: {name}", times, outcomes)
+
+
+def test_every_damaged_snapshot_is_gone_on_with_or_refused_with_nothing_changed(tmp_path, monkeypatch):
+    folder = tmp_path / "snapshots"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    times, outcomes = fuzzed("snapshot", snapshot(), folder, FILES_A_SNAPSHOT)
+    tried("snapshots of a run damaged at random", times, outcomes)

@@ -72,7 +72,7 @@ class RunFolder:
                 weights = ErasedWeights({name: each.load() for name, each in stored.items()}, metadata)
                 losses = [float(value) for value in json.loads(file.metadata["run.losses"])]
                 return Finished(weights, losses, file.metadata["run.complete"] == "yes")
-        except (EsdError, KeyError, ValueError, TypeError) as error:
+        except (EsdError, KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise EsdError(
                 f'The kept result of this run cannot be used ({error}): set start to "start over", or delete '
                 f"output/esd/runs/{self.path.name}."
