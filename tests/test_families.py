@@ -43,16 +43,17 @@ def randomised(network: torch.nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def vega() -> dict[str, Tensor]:
-    """Segmind Vega's depths on three levels of the first width."""
+def distilled(depths: list[int]) -> dict[str, Tensor]:
+    """A distilled SDXL's depths on three levels of the first width: two blocks in, three out, no attention between."""
     import comfy.ops
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
+    outwards = [depth for depth in depths[::2] for _ in range(3)]
     return randomised(
         UNetModel(
             image_size=32, in_channels=4, out_channels=4, model_channels=320, channel_mult=[1, 1, 1],
-            num_res_blocks=[2, 2, 2], transformer_depth=[0, 0, 1, 1, 2, 2], transformer_depth_middle=-1,
-            transformer_depth_output=[0, 0, 0, 1, 1, 1, 2, 2, 2], context_dim=2048, num_head_channels=64, num_heads=-1,
+            num_res_blocks=[2, 2, 2], transformer_depth=depths, transformer_depth_middle=-1,
+            transformer_depth_output=outwards, context_dim=2048, num_head_channels=64, num_heads=-1,
             use_spatial_transformer=True, use_linear_in_transformer=True, legacy=False, num_classes="sequential",
             adm_in_channels=2816, dtype=torch.float32, operations=comfy.ops.disable_weight_init,
         )
@@ -94,7 +95,16 @@ ROWS = {
     "sd1": Row(pair("sd1"), RandomText(768), "SD1.x", "SD15", {"esd-x": 20, "esd-x-strict": 8}),
     "sd2": Row(pair("sd2"), RandomText(1024), "SD2.x", "SD20", {"esd-x": 20, "esd-x-strict": 8}),
     "koala": Row(pair("sdxl"), RandomText(2048, 1280), "SDXL", "KOALA_700M", {"esd-x-strict": 22}),
-    "vega": Row(vega, RandomText(2048, 1280), "SDXL", "Segmind_Vega", {"esd-x": 75, "esd-x-strict": 30}),
+    "ssd1b": Row(
+        lambda: distilled([0, 0, 2, 2, 4, 4]), RandomText(2048, 1280), "SDXL", "SSD1B", {"esd-x-strict": 60}
+    ),
+    "vega": Row(
+        lambda: distilled([0, 0, 1, 1, 2, 2]),
+        RandomText(2048, 1280),
+        "SDXL",
+        "Segmind_Vega",
+        {"esd-x": 75, "esd-x-strict": 30},
+    ),
     "sd3": Row(sd3, RandomText(4096, 2048), "SD3", "SD3", {"esd-x": 6}),
 }
 
@@ -172,3 +182,36 @@ def test_a_walk_ends_where_the_hosts_own_euler_does(load: Callable[[str], Any], 
         start = denoiser.pure_noise(noise, sigmas[:1])
         theirs = comfy.k_diffusion.sampling.sample_euler(host_denoised, start.clone(), sigmas, disable=True)
     assert float((ours - theirs).norm() / theirs.norm()) < 1e-4
+
+
+def test_a_unet_file_with_a_text_encoder_of_its_own_is_erased(comfy: Any, comfy_base: Any, playground: Any) -> None:
+    """Stock UNETLoader and CLIPLoader on the parts of a checkpoint give the erasure of the checkpoint, bit for bit."""
+    import folder_paths
+    from safetensors.torch import save_file
+
+    from esd_pack.esd.concepts import make_concept
+    from esd_pack.esd.settings import Settings
+    from esd_pack.nodes.host.erase import erase_model
+
+    whole, clip, _ = playground
+    parts = {
+        "diffusion_models": whole.model.diffusion_model.state_dict(),
+        "text_encoders": clip.cond_stage_model.clip_l.transformer.state_dict(),
+    }
+    for folder, tensors in parts.items():
+        place = comfy_base / "models" / folder
+        place.mkdir(exist_ok=True)
+        folder_paths.add_model_folder_path(folder, str(place))
+        with torch.inference_mode(False):
+            save_file({name: t.clone().contiguous() for name, t in tensors.items()}, place / "part.safetensors")
+    classes = comfy.NODE_CLASS_MAPPINGS
+    with torch.inference_mode():
+        (model,) = classes["UNETLoader"]().load_unet("part.safetensors", "default")
+        (text,) = classes["CLIPLoader"]().load_clip("part.safetensors", "stable_diffusion", "default")
+        settings = Settings(steps=2, walk_steps=4, walk_batch=2, width=64, height=64)
+        apart, together = (
+            erase_model(m, c, [make_concept("cat")], [], settings).weights.differences
+            for m, c in ((model, text), (whole, clip))
+        )
+    assert apart.keys() == together.keys()
+    assert all(torch.equal(apart[name], together[name]) for name in apart)
