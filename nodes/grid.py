@@ -47,6 +47,7 @@ class _Layout:
 
     @property
     def line(self) -> int:
+        """The height of a line of words."""
         return _line(self.font)
 
     def corner(self, index: int) -> tuple[int, int]:

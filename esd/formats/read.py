@@ -128,11 +128,15 @@ def _flattened(
             )
 
 
+MOST_REPEATED = 2**28
+"""Bytes of a tensor whose strides repeat values of the file: small files keep large regular tensors that way."""
+
+
 def _is_plain(tensor: Tensor) -> bool:
-    """Whether each of its values stands in the file: no sparse, quantised or complex one, none repeated by strides."""
+    """No sparse, quantised or complex one, and none that strides blow up from few bytes to more than MOST_REPEATED."""
     return (
         tensor.layout is torch.strided
         and not tensor.is_quantized
         and tensor.dtype in DTYPES.values()
-        and math.prod(tensor.shape) * tensor.dtype.itemsize <= tensor.untyped_storage().nbytes()
+        and math.prod(tensor.shape) * tensor.dtype.itemsize <= max(tensor.untyped_storage().nbytes(), MOST_REPEATED)
     )
