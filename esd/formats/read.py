@@ -69,7 +69,7 @@ def _torch_zip(path: Path, file: IO[bytes]) -> StoredFile:
     tensors = dict(named)
     if len(tensors) < len(named):
         raise EsdError(f"{path.name} holds a tensor twice under one name: choose a file of one set of weights.")
-    if sum(t.nbytes for t in tensors.values()) > MOST_SHARED * path.stat().st_size:
+    if sum(t.nbytes for t in tensors.values()) > max(MOST_SHARED * path.stat().st_size, 4 * MOST_REPEATED):
         raise EsdError(f"{path.name} would unpack to far more than it holds: do not use this file.")
     return StoredFile(
         {name: in_memory(t) for name, t in tensors.items()}, {}, any(isinstance(v, dict) for v in tree.values())
