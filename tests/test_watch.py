@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import urllib.error
 from types import SimpleNamespace
 from typing import Any
 
@@ -337,10 +338,11 @@ class TestKept:
 class TestRoutes:
     """What the page may ask for."""
 
-    def test_unknown_runs_are_not_found(self, host):
-        for id_ in ("nothing", "0" * 32, "..%2F..%2Fetc", "%00", "a" * 5000):
-            assert host.status("POST", f"/esd/runs/{id_}/finish") in (404, 400, 414), id_
-        assert host.status("GET", "/esd/runs/nothing/finish") == 405
+    @pytest.mark.parametrize("id_", ["nothing", "0" * 32, "..%2F..%2Fetc", "a" * 5000])
+    def test_unknown_runs_are_not_found(self, host, id_):
+        with pytest.raises(urllib.error.HTTPError) as refusal:
+            host.post(f"/esd/runs/{id_}/finish", {})
+        assert refusal.value.code == 404
 
     def test_the_list_names_no_path(self, host):
         assert "runs" in host.get("/esd/runs")
