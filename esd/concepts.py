@@ -53,8 +53,9 @@ def make_concept(erase: str, erase_from: str = "", replace_with: str = "", weigh
         raise EsdError(f'"erase from" equals the concept "{erase}": leave it empty to erase the concept everywhere.')
     if replace_with == (erase_from or erase):
         raise EsdError(f'"replace with" equals the prompt it replaces ("{replace_with}"): name another prompt.')
-    if not (math.isfinite(weight) and weight > 0):
-        raise EsdError(f"The concept's weight is {weight}: it must be a number above 0.")
+    _require_text(erase, erase_from, replace_with)
+    if not 0 < weight < math.inf:
+        raise EsdError(f"The concept's weight is {weight!r:.30}: it must be a number above 0.")
     return Concept(erase, erase_from, replace_with, weight)
 
 
@@ -63,9 +64,16 @@ def make_keep(text: str, weight: float) -> Keep:
     prompts = tuple(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
     if not prompts:
         raise EsdError("There are no prompts to keep: write one prompt a line.")
-    if not (math.isfinite(weight) and weight >= 0):
-        raise EsdError(f"The keep weight is {weight}: it must be 0 (off) or a number above 0.")
+    _require_text(*prompts)
+    if not 0 <= weight < math.inf:
+        raise EsdError(f"The keep weight is {weight!r:.30}: it must be 0 (off) or a number above 0.")
     return Keep(prompts, weight)
+
+
+def _require_text(*prompts: str) -> None:
+    for prompt in prompts:
+        if any("\ud800" <= character <= "\udfff" for character in prompt):
+            raise EsdError(f'The prompt "{prompt:.100}" holds half of a character, as broken copies do: type it anew.')
 
 
 def prompts_of(concepts: Sequence[Concept], keeps: Sequence[Keep]) -> list[str]:

@@ -12,6 +12,11 @@ import torch
 from einops import repeat
 from torch import Tensor
 
+from .errors import EsdError
+
+MOST_TOKENS = 2**16
+"""The longest sequence that prompts of different lengths may be repeated to."""
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -31,10 +36,19 @@ def stack(conditions: Sequence[Condition]) -> Condition:
 
 
 def same_length(tensors: list[Tensor]) -> list[Tensor]:
-    """Token sequences ("b n d") repeated to one length; anything else as it is."""
+    """Token sequences ("b n d") repeated to one length; anything else as it is.
+
+    Raises EsdError for prompts whose common length would fill the memory.
+    """
     if tensors[0].ndim != 3 or len({t.shape[1] for t in tensors}) == 1:
         return tensors
     length = math.lcm(*(t.shape[1] for t in tensors))
+    if length > MOST_TOKENS:
+        longest = max(t.shape[1] for t in tensors)
+        raise EsdError(
+            f"The prompts are too different in length to go together (the longest has {longest} tokens, all together "
+            f"would take {length}): shorten the long ones."
+        )
     return [repeat(t, "b n d -> b (r n) d", r=length // t.shape[1]) for t in tensors]
 
 

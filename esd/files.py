@@ -76,7 +76,7 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mappi
 
     def write(temporary: Path) -> None:
         try:
-            save_file(plain, temporary, metadata=dict(metadata))
+            save_file(plain, temporary, metadata=dict(metadata) or None)  # an empty table and no tensors make no JSON
         except Exception as error:  # the safetensors writer has an error type of its own for a full disk
             raise OSError(str(error)) from error
 

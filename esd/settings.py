@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -125,6 +124,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "steps": (1, 1_000_000),
     "learning_rate": (0.0, 1.0),
     "eta": (-100.0, 100.0),
+    "eta_erase_from": (-100.0, 100.0),
     "batch_size": (1, 1024),
     "accumulate": (1, 1024),
     "walk_steps": (1, 1000),
@@ -143,9 +143,12 @@ _CHOICES = {"source": SOURCES, "optimizer": OPTIMIZERS, "checkpointing": CHECKPO
 def check(settings: Settings) -> Settings:
     """The settings themselves, or an EsdError that names the first one that cannot be used."""
     for name, (low, high) in _RANGES.items():
-        value = getattr(settings, name)
-        if not (math.isfinite(value) and low <= value <= high):
-            raise EsdError(f"{name} is {value}: it must be a number from {low} to {high}.")
+        value, whole = getattr(settings, name), isinstance(getattr(Settings, name), int)
+        if value is None and name == "eta_erase_from":
+            continue
+        if not (isinstance(value, int if whole else int | float) and low <= value <= high):
+            kind = "a whole number" if whole else "a number"
+            raise EsdError(f"{name} is {value!r:.30}: it must be {kind} from {low} to {high}.")
     for name, choices in _CHOICES.items():
         if getattr(settings, name) not in choices:
             raise EsdError(f'{name} is "{getattr(settings, name)}": choose one of {", ".join(choices)}.')

@@ -38,7 +38,9 @@ def lora_key(name: str) -> str:
     """`diffusion_model.a.b.weight` as the full-difference key of a LoRA file, `diffusion_model.a.b.diff`."""
     path, _, leaf = name.rpartition(".")
     if leaf not in SUFFIXES:
-        raise EsdError(f'The weight "{name}" is neither a weight nor a bias, so a LoRA file cannot hold it.')
+        raise EsdError(
+            f'The weight "{name}" is neither a weight nor a bias, so a LoRA file cannot hold it: save as official.'
+        )
     return f"{path}.{SUFFIXES[leaf]}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -23,10 +24,10 @@ def bars(title: str, values: Mapping[str, float]) -> Tensor:
     sheet = Image.new("RGB", (WIDTH, (len(values) + 1) * LINE + 3 * MARGIN), PAPER)
     pen = ImageDraw.Draw(sheet)
     pen.text((MARGIN, MARGIN), title, INK, font)
-    longest = max(values.values(), default=0.0) or 1.0
+    longest = max(filter(math.isfinite, values.values()), default=0.0) or 1.0
     for row, (name, value) in enumerate(values.items()):
         top = 2 * MARGIN + (row + 1) * LINE
-        end = side + max(1, round(room * value / longest))
+        end = side + max(1, round(room * value / longest) if math.isfinite(value) else 0)
         pen.text((MARGIN, top), name, INK, font)
         pen.rectangle((side, top + 2, end, top + LINE - 5), BAR)
         pen.text((end + MARGIN, top), f"{value:.2e}", INK, font)

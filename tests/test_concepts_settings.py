@@ -108,7 +108,7 @@ def test_the_defaults_and_every_preset_pass_the_check():
     ],
 )
 def test_numbers_out_of_range_are_named(name, value):
-    with pytest.raises(EsdError, match=f"^{name} is .*: it must be a number from"):
+    with pytest.raises(EsdError, match=f"^{name} is .*: it must be a (whole )?number from"):
         check(replace(Settings(), **{name: value}))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -31,14 +30,18 @@ def decompose(weights: ErasedWeights, rank: int, energy: float) -> LowRank:
 
     Vectors (biases, norms) have no low rank and stay whole.  Raises EsdError for numbers that make no sense.
     """
-    if rank < 0 or not (math.isfinite(energy) and 0 < energy <= 1):
-        raise EsdError(f"rank is {rank} and energy {energy}: rank must be 0 or more, energy above 0 and at most 1.")
+    if rank < 0 or not 0 < energy <= 1:
+        raise EsdError(
+            f"rank is {rank} and energy {energy!r:.30}: rank must be 0 or more, energy above 0 and at most 1."
+        )
     tensors: dict[str, Tensor] = {}
     ranks, kept, total = [], 0.0, 0.0
     for name, change in weights.differences.items():
         if change.ndim < 2:
             tensors[lora_key(name)] = change
             continue
+        if not bool(torch.isfinite(change).all()):
+            raise EsdError(f"{name} holds NaN or infinity, which no LoRA can stand for: erase anew.")
         up, down, shares = low_rank(change.float(), rank, energy)
         path = kohya_path(name.removeprefix(PREFIX))
         tensors[f"{path}.lora_up.weight"], tensors[f"{path}.lora_down.weight"] = up, down

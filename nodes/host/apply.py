@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from ...esd.errors import EsdError
+from ...esd.metadata import number
 from ...esd.weights import ErasedWeights
 
 
 def apply(model: Any, weights: ErasedWeights, strength: float) -> Any:
     """A clone of the MODEL with strength times the differences added to whatever it already carries."""
-    if not math.isfinite(strength):
-        raise EsdError(f"The strength is {strength}: it must be a number, 0 for the original and 1 for the erased.")
+    if number(strength) is None:
+        raise EsdError(
+            f"The strength is {strength!r:.30}: it must be a number, 0 for the original and 1 for the erased."
+        )
     _require_fitting(model, weights)
     erased = model.clone()
     if strength:

@@ -33,4 +33,9 @@ def _encode(model: Any, clip: Any, prompt: str, noise: torch.Tensor, device: tor
     )
     with torch.inference_mode(False):
         tensors = {name: c.cond.clone().to(device) for name, c in made["model_conds"].items()}
+    if not all(bool(torch.isfinite(t).all()) for t in tensors.values()):
+        raise EsdError(
+            f'The text encoder makes NaN or infinity of the prompt "{prompt:.100}": take weights such as (cat:nan) '
+            "out of it, or load another text encoder."
+        )
     return Condition(tensors)

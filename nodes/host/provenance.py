@@ -21,18 +21,29 @@ _FILE_INPUTS = (("ckpt_name", "checkpoints"), ("unet_name", "diffusion_models"))
 
 def base_file(prompt: Mapping[str, Any] | None, node_id: str | None, input_name: str = "model") -> Path | None:
     """The file that the loader behind a node's MODEL input opens, found by following the graph's links upstream."""
-    node = (prompt or {}).get(node_id or "", {})
     seen: set[str] = set()
-    link = node.get("inputs", {}).get(input_name)
-    while isinstance(link, list) and link[0] not in seen:
-        seen.add(link[0])
-        inputs = (prompt or {}).get(link[0], {}).get("inputs", {})
+    source = _source(_inputs(prompt, node_id).get(input_name))
+    while source is not None and source not in seen:
+        seen.add(source)
+        inputs = _inputs(prompt, source)
         for name, folder in _FILE_INPUTS:
             if isinstance(inputs.get(name), str):
                 found = folder_paths.get_full_path(folder, inputs[name])
                 return Path(found) if found else None
-        link = next((inputs[k] for k in _UPSTREAM[input_name] if isinstance(inputs.get(k), list)), None)
+        source = next(filter(None, (_source(inputs.get(name)) for name in _UPSTREAM[input_name])), None)
     return None
+
+
+def _inputs(prompt: Mapping[str, Any] | None, node_id: str | None) -> Mapping[str, Any]:
+    """A node's inputs; empty where the graph, which comes from outside, has no such node or nothing like inputs."""
+    node = (prompt or {}).get(node_id or "")
+    inputs = node.get("inputs") if isinstance(node, dict) else None
+    return inputs if isinstance(inputs, dict) else {}
+
+
+def _source(link: Any) -> str | None:
+    """The node that a link comes from; None for a value that was typed."""
+    return link[0] if isinstance(link, list) and link and isinstance(link[0], str) else None
 
 
 _MODEL_INPUTS = ("model", "model1", "model_before")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,8 @@ def output_path(prefix: str, ending: str) -> Path:
     """The next free name for a prefix in the output folder, `prefix_00001_` and the ending."""
     if not prefix.strip():
         raise EsdError("The file name is empty: type a name such as esd/erased.")
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in prefix):
+        raise EsdError(f'The file name "{prefix}" holds a character that no file name can have: type it anew.')
     try:
         folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
     except OSError as error:
