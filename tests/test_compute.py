@@ -85,3 +85,28 @@ def test_where_layers_compute(comfy):
     assert compute_dtype(torch.float32, cpu) is torch.float32
     assert compute_dtype(torch.bfloat16, cpu) is torch.float32
     assert compute_dtype(torch.float16, cpu) is torch.float32
+
+
+def test_large_calls_without_gradients_go_in_parts(stored, question):
+    x, sigma, condition = question
+    heard = []
+    denoiser = make(stored[torch.float32])
+    denoiser.passed = heard.append
+    with torch.no_grad():
+        together = denoiser.predict(*question)
+        denoiser.together = 1
+        apart = denoiser.predict(*question)
+    assert heard == [2, 1, 1]
+    assert torch.linalg.norm(apart - together) < 1e-5 * torch.linalg.norm(together)
+    denoiser.predict(x, sigma, condition)
+    assert heard[3:] == [2]  # a training step is one call
+
+
+def test_how_many_samples_go_together(comfy):
+    from esd_pack.nodes.host.denoiser import samples_together
+
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert samples_together((4, 64, 64), cpu) == 2
+    assert samples_together((4, 128, 128), cpu) == 1
+    assert samples_together((4, 8, 8), cpu) >= 16
+    assert samples_together((4, 128, 128), gpu) >= 1024

@@ -702,7 +702,10 @@ class TestErrors:
     def test_not_enough_memory(self, graph, world, no_network_call, monkeypatch):
         import comfy.model_management
 
-        monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *device, **more: 2**20)
+        def little(device=None, torch_free_too=False):
+            return (2**20, 0) if torch_free_too else 2**20
+
+        monkeypatch.setattr(comfy.model_management, "get_free_memory", little)
         self.refused(erase(graph, world), r"This run needs about \d+\.\d\d GB on cpu and 0\.00 GB are free: choose")
 
     @pytest.mark.parametrize("loader", ["CheckpointLoaderSimple", "ESDLoadModel"])

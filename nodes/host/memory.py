@@ -11,6 +11,7 @@ import torch
 
 from ...esd.errors import EsdError
 from ...esd.settings import Settings
+from .denoiser import samples_together
 from .families import NETWORK_PREFIX
 
 OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2, "adafactor": 1}
@@ -61,7 +62,7 @@ def estimate(
     samples = max(settings.batch_size, 1)
     activation = model.model.memory_required([samples, *latent])
     factor = CHECKPOINTED_ACTIVATIONS if checkpointing else TRAINING_ACTIVATIONS
-    walking = model.model.memory_required([2 * settings.walk_batch, *latent])
+    walking = model.model.memory_required([min(2 * settings.walk_batch, samples_together(latent, device)), *latent])
     casts = 0 if dtype is torch.float32 else trained
     return Need(
         copies=(moved + casts) * torch.empty(0, dtype=dtype).element_size(),
