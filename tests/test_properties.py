@@ -250,7 +250,7 @@ class TestTraining:
         assert torch.equal(objective.target(a, e, n, 0.0), a)
         assert float(objective.loss(a, a)) == 0 and float(objective.loss(a, e, torch.zeros(2))) == 0
         back = objective.eta_from_negative_guidance(guidance, era, erase_from) + objective.ETA_OFFSET[era]
-        assert erase_from or back == pytest.approx(guidance, abs=1)
+        assert erase_from or back == pytest.approx(guidance, rel=1e-6, abs=1)
 
     @examples_of(40)
     @given(st.lists(st.integers(1, 9) | st.sampled_from((77, 154, 997, 1009)), min_size=1, max_size=4))
@@ -365,6 +365,7 @@ class TestWeights:
         made = outcome(lambda: lora.decompose(erased, rank, energy))
         if made is not None:
             assert 0 <= made.energy <= 1.000001
+        if made is not None and tensor.numel():
             up, down, (kept, total) = lora.low_rank(tensor.float(), rank, energy)
             assert kept <= total * 1.000001 and up.shape[1] == down.shape[0]
             if rank > 5:

@@ -28,7 +28,8 @@ class LowRank:
 def decompose(weights: ErasedWeights, rank: int, energy: float) -> LowRank:
     """Every matrix at `rank`, or with rank 0 at the smallest rank that keeps `energy` (0 to 1) of its squared norm.
 
-    Vectors (biases, norms) have no low rank and stay whole.  Raises EsdError for numbers that make no sense.
+    Vectors (biases, norms) and tensors without values have no low rank and stay whole.
+    Raises EsdError for numbers that make no sense.
     """
     if rank < 0 or not 0 < energy <= 1:
         raise EsdError(
@@ -37,7 +38,7 @@ def decompose(weights: ErasedWeights, rank: int, energy: float) -> LowRank:
     tensors: dict[str, Tensor] = {}
     ranks, kept, total = [], 0.0, 0.0
     for name, change in weights.differences.items():
-        if change.ndim < 2:
+        if change.ndim < 2 or not change.numel():
             tensors[lora_key(name)] = change
             continue
         if not bool(torch.isfinite(change).all()):
