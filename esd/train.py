@@ -228,7 +228,8 @@ def _adamw8bit(parameters: list[torch.nn.Parameter], lr: float) -> torch.optim.O
             "The optimiser adamw8bit needs the bitsandbytes package, which is not installed: "
             "install it into ComfyUI's Python, or choose adamw or adafactor."
         ) from error
-    return bitsandbytes.optim.AdamW8bit(parameters, lr=lr, weight_decay=0.0)
+    optimizer: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(parameters, lr=lr, weight_decay=0.0)
+    return optimizer
 
 
 _OPTIMIZERS = {"adamw": _adamw, "adafactor": _adafactor, "adamw8bit": _adamw8bit}

@@ -13,8 +13,12 @@ from torch import Tensor
 COLUMNS = 8
 MARGIN = 8
 SMALLEST_CELL = 128
+SMALLEST_FONT = 12
 MOST_PIXELS = 60_000_000
 INK, PALE, PAPER = (32, 32, 32), (120, 120, 120), (255, 255, 255)
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+"""Pillow's own font: one of a fixed size where Pillow was built without FreeType."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class _Layout:
     """Where everything lies, in pixels: blocks of at most `columns` pictures below each other."""
 
     cell: tuple[int, int]
-    font: ImageFont.FreeTypeFont
+    font: Font
     side: int
     columns: int
     tops: tuple[int, ...]
@@ -97,7 +101,7 @@ def _layout(count: int, rows: Sequence[Row], together: int) -> _Layout:
     pixels = -(-count // columns) * columns * len(rows) * height * width * scale**2
     scale = min(scale, scale * (MOST_PIXELS / pixels) ** 0.5)
     cell = (max(1, round(width * scale)), max(1, round(height * scale)))
-    font = ImageFont.load_default(max(12, cell[0] // 10))
+    font = ImageFont.load_default(max(SMALLEST_FONT, cell[0] // 10))
     side = round(max(font.getlength(row.label) for row in rows)) + 2 * MARGIN
     tops, below = [], 2 * _line(font)
     for row in rows:
@@ -106,8 +110,8 @@ def _layout(count: int, rows: Sequence[Row], together: int) -> _Layout:
     return _Layout(cell, font, side, columns, tuple(tops), below)
 
 
-def _line(font: ImageFont.FreeTypeFont) -> int:
-    return round(font.size) + 6
+def _line(font: Font) -> int:
+    return round(getattr(font, "size", SMALLEST_FONT)) + 6
 
 
 def _write_prompts(pen: ImageDraw.ImageDraw, layout: _Layout, columns: Sequence[Column]) -> None:
@@ -132,7 +136,7 @@ def _picture(image: Tensor, cell: tuple[int, int]) -> Image.Image:
     return Image.fromarray(values.numpy()).resize(cell, resampling)
 
 
-def _fitting(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+def _fitting(text: str, font: Font, width: int) -> str:
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "...") > width:

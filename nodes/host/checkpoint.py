@@ -70,7 +70,8 @@ def _erased(name: str, stored: StoredTensor, model: Any) -> StoredTensor:
 
     def load() -> Tensor:
         full = stored.load().to(torch.float32, copy=True).contiguous()
-        return comfy.lora.calculate_weight(patches, full, key).to(stored.dtype)
+        changed: Tensor = comfy.lora.calculate_weight(patches, full, key)
+        return changed.to(stored.dtype)
 
     return dataclasses.replace(stored, load=load)
 

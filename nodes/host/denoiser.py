@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import comfy.ldm.modules.attention
 import comfy.model_management
@@ -76,15 +76,18 @@ class HostDenoiser:
         extra = {name: _cast(t, self.dtype) for name, t in condition.tensors.items()}
         context = extra.pop("c_crossattn")
         options = {"optimized_attention_override": _differentiable_attention}
-        return self.network(scaled, timestep, context=context, transformer_options=options, **extra).float()
+        raw: Tensor = self.network(scaled, timestep, context=context, transformer_options=options, **extra)
+        return raw.float()
 
     def denoised(self, raw: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
         """The host's own estimate of x0 from a raw output."""
-        return self.sampling.calculate_denoised(sigma, raw, x)
+        x0: Tensor = self.sampling.calculate_denoised(sigma, raw, x)
+        return x0
 
     def pure_noise(self, noise: Tensor, sigma: Tensor) -> Tensor:
         """x at the first level, with the variance that the schedule has there."""
-        return self.sampling.noise_scaling(sigma, noise.clone(), torch.zeros_like(noise), True)
+        x: Tensor = self.sampling.noise_scaling(sigma, noise.clone(), torch.zeros_like(noise), True)
+        return x
 
     def sigmas(self, steps: int) -> Tensor:
         """Levels that fall exactly on the network's trained timesteps, spaced as the published code spaces them."""
@@ -132,12 +135,13 @@ def _place(network: nn.Module, name: str) -> Place:
 
 
 def _read(place: Place) -> Tensor:
-    return place[0]._parameters[place[1]]
+    value: Tensor = getattr(*place)
+    return value
 
 
 def _write(place: Place, value: Tensor) -> None:
     # the dict, not the attribute: a module only takes leaves there, and the student's casts are not leaves
-    place[0]._parameters[place[1]] = value
+    cast(dict[str, Tensor], place[0]._parameters)[place[1]] = value
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -146,7 +150,8 @@ def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _differentiable_attention(original: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
     # the host's default on some devices has no backward, or loses it when memory is short
-    return comfy.ldm.modules.attention.attention_pytorch(*args, **kwargs)
+    attended: Tensor = comfy.ldm.modules.attention.attention_pytorch(*args, **kwargs)
+    return attended
 
 
 @contextmanager

@@ -96,7 +96,7 @@ def _dtype(precision: str, model: Any, device: torch.device) -> torch.dtype:
     named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if precision in named:
         return named[precision]
-    stored = model.model.diffusion_model.dtype
+    stored: torch.dtype = model.model.diffusion_model.dtype
     if stored is torch.float16:  # gradients of 1e-8 vanish in fp16, so it is never chosen by itself
         return torch.bfloat16 if comfy.model_management.should_use_bf16(device) else torch.float32
     return stored

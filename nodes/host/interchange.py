@@ -34,7 +34,8 @@ def network_of(model: Any) -> Network:
         comfy.model_management.throw_exception_if_processing_interrupted()
         if len(patches[name]) > 1:
             return patched(patches[name], NETWORK_PREFIX + name, torch.device("cpu"))
-        return patches[name][0][0].detach().cpu()
+        own: Tensor = patches[name][0][0]
+        return own.detach().cpu()
 
     return Network(family.name, shapes, weight, diffusers_map(model.model.model_config.unet_config, shapes))
 

@@ -33,7 +33,7 @@ class Loaded:
 
 def checkpoints() -> list[str]:
     """The names that Load Checkpoint offers."""
-    return folder_paths.get_filename_list("checkpoints")
+    return list(folder_paths.get_filename_list("checkpoints"))
 
 
 def load(name: str, node_id: str | None = None) -> Loaded:
@@ -60,9 +60,10 @@ def load(name: str, node_id: str | None = None) -> Loaded:
 def _host_load(path: Path) -> tuple[Any, Any, Any]:
     """MODEL, CLIP and VAE by the host's loader, whose many errors become one: ours about the file, or its own words."""
     try:
-        return comfy.sd.load_checkpoint_guess_config(
+        model, clip, vae = comfy.sd.load_checkpoint_guess_config(
             str(path), embedding_directory=folder_paths.get_folder_paths("embeddings")
         )[:3]
+        return model, clip, vae
     except (comfy.model_management.InterruptProcessingException, MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:

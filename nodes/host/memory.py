@@ -90,7 +90,7 @@ def clear(device: torch.device) -> None:
 
 def free_for(need: Need, device: torch.device) -> bool:
     """Whether the run fits into what is free now."""
-    return need.total <= comfy.model_management.get_free_memory(device)
+    return need.total <= int(comfy.model_management.get_free_memory(device))
 
 
 def _gb(size: int) -> str:

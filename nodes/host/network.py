@@ -24,7 +24,7 @@ def private_network(model: Any, device: torch.device, dtype: torch.dtype) -> nn.
     config.pop("disable_unet_model_creation", None)
     casting = compute_dtype(dtype, device) is not dtype
     operations = comfy.ops.manual_cast if casting else comfy.ops.disable_weight_init
-    network = type(model.model.diffusion_model)(**config, operations=operations)
+    network: nn.Module = type(model.model.diffusion_model)(**config, operations=operations)
     weights = {
         key.removeprefix(NETWORK_PREFIX): _as_seen(patches, key, device, dtype)
         for key, patches in model.get_key_patches(NETWORK_PREFIX).items()
@@ -43,7 +43,7 @@ def compute_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
 
 
 def _as_seen(patches: list[Any], key: str, device: torch.device, dtype: torch.dtype) -> Tensor:
-    weight = patches[0][0]
+    weight: Tensor = patches[0][0]
     if len(patches) > 1:
         return patched(patches, key, device).to(dtype).clone()
     if weight.device != device or weight.dtype != dtype:
@@ -55,7 +55,8 @@ def patched(patches: list[Any], key: str, device: torch.device) -> Tensor:
     """A weight with its patches (an entry of the host's `get_key_patches`) in float32, as a copy."""
     (weight, convert), *rest = patches
     full = convert(weight.detach().to(device=device, dtype=torch.float32, copy=True), inplace=True)
-    return comfy.lora.calculate_weight(rest, full, key)
+    changed: Tensor = comfy.lora.calculate_weight(rest, full, key)
+    return changed
 
 
 def _ordinary(weight: Tensor) -> Tensor:

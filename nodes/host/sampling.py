@@ -91,7 +91,8 @@ def _report(progress: Progress, pictures: int, *step: object) -> None:
 
 
 def _encode(clip: Any, prompt: str) -> list[Any]:
-    return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+    encoded: list[Any] = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+    return encoded
 
 
 def _sample(
@@ -105,7 +106,7 @@ def _sample(
     empty = torch.zeros((len(shots), *shape))
     noise = torch.cat([comfy.sample.prepare_noise(empty[:1], shot.seed) for shot in shots])
     positive = _batched([conditions[shot.prompt] for shot in shots])
-    return comfy.sample.sample(
+    latents: Tensor = comfy.sample.sample(
         model,
         noise,
         choice.steps,
@@ -119,6 +120,7 @@ def _sample(
         disable_pbar=True,
         seed=choice.seed,
     )
+    return latents
 
 
 def _batched(conditions: list[list[Any]]) -> list[Any]:
