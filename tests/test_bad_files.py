@@ -16,9 +16,12 @@ from test_formats import BLOCK, HOST, LECO, TRAINED, flat, read
 from tried import tried
 
 from esd_pack.esd.errors import MOST_CHARACTERS, EsdError
+from esd_pack.esd.formats.lora import decompose
 from esd_pack.esd.formats.official import from_official, to_official
 from esd_pack.esd.formats.pickles import MOST_OPCODES, check_pickle
 from esd_pack.esd.formats.read import MOST_ENTRIES, opened
+from esd_pack.esd.formats.stored import in_memory
+from esd_pack.esd.formats.write import write_stream
 from esd_pack.esd.report import describe, layer_norms
 from esd_pack.esd.weights import PREFIX, ErasedWeights
 
@@ -272,7 +275,36 @@ def test_huge_changes_have_a_finite_norm():
 
 
 def test_the_whole_is_not_far_larger_than_the_file(tmp_path):
-    whole = torch.ones(4096)
-    (tmp_path / "w.pt").write_bytes(torch_bytes({str(i): whole for i in range(200)}))
+    whole = torch.ones(2**20)
+    (tmp_path / "w.pt").write_bytes(torch_bytes({str(i): whole for i in range(300)}))
     with pytest.raises(EsdError, match="far more than it holds"), opened(tmp_path / "w.pt"):
         pass
+
+
+def test_a_regular_tensor_may_be_kept_as_strides_up_to_a_bound(tmp_path):
+    (tmp_path / "w.pt").write_bytes(torch_bytes({"a": torch.ones(1).expand(2**20)}))
+    with opened(tmp_path / "w.pt") as file:
+        assert file.tensors["a"].nbytes == 2**22 and bool((file.tensors["a"].load() == 1).all())
+
+
+@pytest.mark.parametrize(("broken", "words"), [(0, "could not be read as weights"), (2**40, "claim")])
+def test_pytorch_s_own_errors_become_one_sentence(tmp_path, broken, words):
+    """A tensor that lies outside its storage is found by PyTorch alone."""
+    data = torch_bytes({KEY: torch.ones(8, 8)})
+    raw = dict(records_of(data))["archive/data.pkl"]
+    at = raw.index(b"K\x08K\x08")
+    if not broken:
+        changed = raw[:at] + b"K\x09K\x08" + raw[at + 4 :]
+    else:
+        changed = raw.replace(b"K\x40", b"J" + struct.pack("<i", 2**30))
+    (tmp_path / "w.pt").write_bytes(with_pickle(data, lambda _: changed))
+    with pytest.raises(EsdError, match=words):
+        read(tmp_path / "w.pt")
+
+
+def test_the_rarer_sentences(tmp_path):
+    erased = ErasedWeights({PREFIX + "a.weight": torch.full((2, 2), torch.nan)})
+    with pytest.raises(EsdError, match="a.weight holds NaN or infinity, which no LoRA can stand for: erase anew"):
+        decompose(erased, 1, 0.9)
+    with pytest.raises(EsdError, match='"x" is torch.complex64, which a safetensors file cannot hold: convert'):
+        write_stream(tmp_path / "w", {"x": in_memory(torch.ones(2) * 1j)}, {})
