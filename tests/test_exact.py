@@ -133,7 +133,13 @@ def ours(case: Case, method: str, erase_from: bool, source: str = "base") -> Our
     from esd_pack.nodes.host.erase import make_denoiser, make_plan
 
     settings = Settings(
-        method=method, eta=ETA, source=source, walk_steps=GRID, walk_guidance=GUIDANCE, width=SIDE, height=SIDE,
+        method=method,
+        eta=ETA,
+        source=source,
+        walk_steps=GRID,
+        walk_guidance=GUIDANCE,
+        width=SIDE,
+        height=SIDE,
         learning_rate=1e-5,
     )
     concept = make_concept(ERASE, FROM if erase_from else "")
@@ -178,9 +184,7 @@ def compare(case: Case, method: str, erase_from: bool, k: int, **fault: Any) -> 
     seen = reference.predictions(case.unet, case.scheduler, point, GRID, concept, settings.fault)
     wanted = reference.target(seen.anchor, seen.erase, seen.null, ETA, settings.fault)
     names = reference.select(case.unet, method, case.family)
-    loss, theirs = reference.loss_and_gradients(
-        case.unet, case.unet, case.scheduler, point, concept, settings, names
-    )
+    loss, theirs = reference.loss_and_gradients(case.unet, case.unet, case.scheduler, point, concept, settings, names)
     exact = reference.Point(point.x.double(), point.t, point.k)
     _, truth = reference.loss_and_gradients(
         case.double, case.double, case.scheduler, exact, case.concept(erase_from, torch.float64), settings, names
@@ -229,10 +233,16 @@ def test_a_missing_input_scale_is_told_apart(cases: dict[str, Case]) -> None:
     assert compare(cases["sdxl"], "esd-x", False, 4, fault="input scale")["target"] > 10 * CLOSE
 
 
-@pytest.mark.parametrize(("kind", "method", "source"), [
-    ("sd1", "esd-x", "base"), ("sd1", "esd-x", "student"), ("sd1", "esd-u", "base"), ("sd2", "esd-u", "base"),
-    ("sdxl", "esd-x", "base"),
-])
+@pytest.mark.parametrize(
+    ("kind", "method", "source"),
+    [
+        ("sd1", "esd-x", "base"),
+        ("sd1", "esd-x", "student"),
+        ("sd1", "esd-u", "base"),
+        ("sd2", "esd-u", "base"),
+        ("sdxl", "esd-x", "base"),
+    ],
+)
 def test_twenty_adam_steps_equal_the_reference(cases: dict[str, Case], kind: str, method: str, source: str) -> None:
     from esd_pack.esd.train import fit
 

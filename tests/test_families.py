@@ -51,11 +51,25 @@ def distilled(depths: list[int]) -> dict[str, Tensor]:
     outwards = [depth for depth in depths[::2] for _ in range(3)]
     return randomised(
         UNetModel(
-            image_size=32, in_channels=4, out_channels=4, model_channels=320, channel_mult=[1, 1, 1],
-            num_res_blocks=[2, 2, 2], transformer_depth=depths, transformer_depth_middle=-1,
-            transformer_depth_output=outwards, context_dim=2048, num_head_channels=64, num_heads=-1,
-            use_spatial_transformer=True, use_linear_in_transformer=True, legacy=False, num_classes="sequential",
-            adm_in_channels=2816, dtype=torch.float32, operations=comfy.ops.disable_weight_init,
+            image_size=32,
+            in_channels=4,
+            out_channels=4,
+            model_channels=320,
+            channel_mult=[1, 1, 1],
+            num_res_blocks=[2, 2, 2],
+            transformer_depth=depths,
+            transformer_depth_middle=-1,
+            transformer_depth_output=outwards,
+            context_dim=2048,
+            num_head_channels=64,
+            num_heads=-1,
+            use_spatial_transformer=True,
+            use_linear_in_transformer=True,
+            legacy=False,
+            num_classes="sequential",
+            adm_in_channels=2816,
+            dtype=torch.float32,
+            operations=comfy.ops.disable_weight_init,
         )
     )
 
@@ -68,9 +82,19 @@ def sd3() -> dict[str, Tensor]:
     embedder = {"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 128}}
     return randomised(
         OpenAISignatureMMDITWrapper(
-            input_size=None, patch_size=2, in_channels=16, depth=2, adm_in_channels=2048, qkv_bias=True,
-            context_embedder_config=embedder, pos_embed_scaling_factor=None, pos_embed_max_size=192,
-            num_patches=36864, dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init,
+            input_size=None,
+            patch_size=2,
+            in_channels=16,
+            depth=2,
+            adm_in_channels=2048,
+            qkv_bias=True,
+            context_embedder_config=embedder,
+            pos_embed_scaling_factor=None,
+            pos_embed_max_size=192,
+            num_patches=36864,
+            dtype=torch.float32,
+            device="cpu",
+            operations=comfy.ops.disable_weight_init,
         )
     )
 
@@ -95,9 +119,7 @@ ROWS = {
     "sd1": Row(pair("sd1"), RandomText(768), "SD1.x", "SD15", {"esd-x": 20, "esd-x-strict": 8}),
     "sd2": Row(pair("sd2"), RandomText(1024), "SD2.x", "SD20", {"esd-x": 20, "esd-x-strict": 8}),
     "koala": Row(pair("sdxl"), RandomText(2048, 1280), "SDXL", "KOALA_700M", {"esd-x-strict": 22}),
-    "ssd1b": Row(
-        lambda: distilled([0, 0, 2, 2, 4, 4]), RandomText(2048, 1280), "SDXL", "SSD1B", {"esd-x-strict": 60}
-    ),
+    "ssd1b": Row(lambda: distilled([0, 0, 2, 2, 4, 4]), RandomText(2048, 1280), "SDXL", "SSD1B", {"esd-x-strict": 60}),
     "vega": Row(
         lambda: distilled([0, 0, 1, 1, 2, 2]),
         RandomText(2048, 1280),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from esd_pack.esd.errors import EsdError
-from esd_pack.esd.files import write_atomically, write_safetensors
+from esd_pack.esd.files import TEMPORARY, write_atomically, write_folder_atomically, write_safetensors, writer_of
 from esd_pack.esd.weights import ErasedWeights, lora_key, save_differences
 
 try:
@@ -102,6 +103,54 @@ def test_a_full_disk_under_any_writer_is_said(tmp_path):
     with disk_full_after(10), pytest.raises(EsdError, match=r"w\.bin could not be written .*: free some space"):
         write_atomically(tmp_path / "w.bin", lambda temporary: temporary.write_bytes(b"x" * 100))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """Flushed with all its bytes while it still bears the temporary name, or a power cut leaves a name for nothing."""
+    flushed = []
+
+    def fsync(descriptor: int) -> None:
+        flushed.append((os.fstat(descriptor).st_size, (tmp_path / "a").exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_atomically(tmp_path / "a", lambda path: path.write_bytes(b"12345"))
+    assert flushed == [(5, False)]
+
+
+def test_a_folder_appears_whole_and_flushed(tmp_path, monkeypatch):
+    """In a place whose own folders are not there yet, and nothing else is left beside it."""
+    target, flushed = tmp_path / "deep" / "unet", []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append((os.fstat(descriptor).st_size, target.exists())))
+
+    def write(folder):
+        (folder / "config.json").write_bytes(b"{}")
+        (folder / "weights").write_bytes(b"12345")
+
+    write_folder_atomically(target, write)
+    assert {p.name: p.read_bytes() for p in target.iterdir()} == {"config.json": b"{}", "weights": b"12345"}
+    assert sorted(flushed) == [(2, False), (5, False)]
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_folder_that_fails_half_way_leaves_nothing(tmp_path):
+    def write(folder):
+        (folder / "weights").write_bytes(b"12345")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(EsdError, match=r"unet could not be written \(No space left on device\): free some space"):
+        write_folder_atomically(tmp_path / "unet", write)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_temporary_file_names_its_writer(tmp_path):
+    seen = []
+    write_atomically(tmp_path / "a", lambda path: (seen.append(path), path.write_bytes(b"1")))
+    assert writer_of(seen[0]) == os.getpid() != writer_of(seen[0].with_suffix(""))
+
+
+@pytest.mark.parametrize("name", ["a.12345678.77", f"a.x{TEMPORARY}", f"a{TEMPORARY}", "a.safetensors", "77", ""])
+def test_other_names_have_no_writer(tmp_path, name):
+    assert writer_of(tmp_path / name) is None
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path):

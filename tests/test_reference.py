@@ -23,10 +23,16 @@ REAL = {
     "sdxl": Layout((320, 640, 1280), 2, (0, 2, 10), 10, (10, 2, 0), 2048, linear=True, vector=2816),
 }
 PUBLISHED_SIZES = [
-    ("sd", "esd-x", 80, 43.96), ("sd", "esd-x-strict", 32, 19.17), ("sd", "selfattn", 80, 49.57),
-    ("sd", "esd-u", 388, 815.36), ("sd", "esd-all", 468, 859.32),
-    ("sdxl", "esd-x", 350, 545.67), ("sdxl", "esd-x-strict", 140, 340.79), ("sdxl", "selfattn", 350, 409.68),
-    ("sdxl", "esd-u", 772, 1996.26), ("sdxl", "esd-all", 1122, 2541.93),
+    ("sd", "esd-x", 80, 43.96),
+    ("sd", "esd-x-strict", 32, 19.17),
+    ("sd", "selfattn", 80, 49.57),
+    ("sd", "esd-u", 388, 815.36),
+    ("sd", "esd-all", 468, 859.32),
+    ("sdxl", "esd-x", 350, 545.67),
+    ("sdxl", "esd-x-strict", 140, 340.79),
+    ("sdxl", "selfattn", 350, 409.68),
+    ("sdxl", "esd-u", 772, 1996.26),
+    ("sdxl", "esd-all", 1122, 2541.93),
 ]
 
 
@@ -186,6 +192,8 @@ def test_the_walker_matters() -> None:
     """From the second step on, points of the student's walk are not those of the base's."""
     unet, told, scheduler = pair("sd2").unet, concept("sd2"), published.ddim("v_prediction")
     names, draws = published.select(unet, "esd-x"), [(noise(1), 0), (noise(2), 1)]
-    base, student = (published.train(unet, scheduler, told, settings, draws, 1e-3, names).losses
-                     for settings in (Settings(steps=4), Settings(steps=4, walker="student")))
+    base, student = (
+        published.train(unet, scheduler, told, settings, draws, 1e-3, names).losses
+        for settings in (Settings(steps=4), Settings(steps=4, walker="student"))
+    )
     assert base[0] == student[0] and abs(base[1] / student[1] - 1) > 1e-3

@@ -164,3 +164,13 @@ def test_layer_methods_are_two_blocks_of_sd1(networks, method, tensors):
 
     names = select(method, weights_of(networks["SD15"]))
     assert len(names) == tensors and len({name.split(".")[1] for name in names}) == 2
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_other_layers_count_for_the_rules_of_2023_alone(method):
+    """A norm inside the attention that a rule names: trained by the rules that took any layer, and by no later one."""
+    names = [f"{block}.{attention}.{leaf}" for block in ("input_blocks.4", "output_blocks.6") for attention in
+             ("attn1", "attn2") for leaf in ("norm.weight", "to_k.weight", "to_k.norm.weight")]  # fmt: skip
+    weights = [Weight(name, "other" if "norm" in name else "linear") for name in names]
+    of_2023 = METHODS[method].source == "official 2023"
+    assert any("norm" in name for name in select(method, weights)) == of_2023

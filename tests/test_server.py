@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,8 @@ class TestServedFiles:
             assert info["category"] == "ESD" and info["description"]
             page = host.get(f"/extensions/{PACK}/docs/{name}.md", raw=True).decode()
             assert page.startswith("#") and len(page) > 200
+            (picture,) = re.findall(r"!\[.+\]\((pictures/\w+\.jpg)\)", page)
+            assert host.get(f"/extensions/{PACK}/docs/{picture}", raw=True).startswith(b"\xff\xd8")
 
     def test_every_workflow_is_a_template(self, host):
         listed = host.get("/api/workflow_templates")[PACK]

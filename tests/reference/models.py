@@ -14,11 +14,23 @@ PREFIX = "model.diffusion_model."
 Kind = Literal["sd1", "sd2", "sdxl"]
 State = dict[str, Tensor]
 
-RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
-          "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
-TOP = {"conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
-       "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
-       "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2"}
+RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+TOP = {
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+}
 
 LOUDNESS = {"attn2.to_out": 8.0, "conv_in.": 0.2, "conv_out.": 4.0}
 
@@ -64,19 +76,29 @@ def build_unet(layout: Layout, device: str = "cpu") -> UNet:
         raise ValueError("diffusers gives the middle the depth of the deepest level")
     depths = [depth or 1 for depth in layout.down]
     depths[-1] = layout.middle or depths[-1]
-    sizes = {} if layout.vector is None else {
-        "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
-        "projection_class_embeddings_input_dim": layout.vector}
+    sizes = (
+        {}
+        if layout.vector is None
+        else {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": layout.vector,
+        }
+    )
     with torch.device(device):
         unet: UNet = UNet2DConditionModel(
-            block_out_channels=layout.channels, layers_per_block=layout.blocks,
+            block_out_channels=layout.channels,
+            layers_per_block=layout.blocks,
             down_block_types=tuple("CrossAttnDownBlock2D" if d else "DownBlock2D" for d in layout.down),
             mid_block_type="UNetMidBlock2DCrossAttn" if layout.middle else None,
             up_block_types=tuple("CrossAttnUpBlock2D" if d else "UpBlock2D" for d in layout.up),
             transformer_layers_per_block=depths,
             reverse_transformer_layers_per_block=[depth or 1 for depth in layout.up],
-            cross_attention_dim=layout.context, attention_head_dim=layout.heads,
-            use_linear_projection=layout.linear, **sizes)
+            cross_attention_dim=layout.context,
+            attention_head_dim=layout.heads,
+            use_linear_projection=layout.linear,
+            **sizes,
+        )
     return unet.eval()
 
 
@@ -132,12 +154,15 @@ def read_layout(state: State) -> Layout:
     first = next(key for key in state if key.endswith("attn2.to_k.weight"))
     vector = state.get("label_emb.0.0.weight")
     return Layout(
-        channels=tuple(len(state[f"input_blocks.{k}.0.out_layers.3.weight"]) for k in starts), blocks=blocks,
+        channels=tuple(len(state[f"input_blocks.{k}.0.out_layers.3.weight"]) for k in starts),
+        blocks=blocks,
         down=tuple(depth_at(state, f"input_blocks.{k}") for k in starts),
         middle=depth_at(state, "middle_block"),
         up=tuple(depth_at(state, f"output_blocks.{k - 1}") for k in starts),
-        context=state[first].shape[1], vector=None if vector is None else vector.shape[1],
-        linear=state[f"{first.split('.transformer_blocks')[0]}.proj_in.weight"].ndim == 2)
+        context=state[first].shape[1],
+        vector=None if vector is None else vector.shape[1],
+        linear=state[f"{first.split('.transformer_blocks')[0]}.proj_in.weight"].ndim == 2,
+    )
 
 
 def diffusers_unet_from_checkpoint(state_dict: State) -> UNet:

@@ -15,8 +15,14 @@ from torch import Tensor
 Fault = Literal["label", "input scale", "eta"]
 UNet = Any  # UNet, and DDIMScheduler or EulerDiscreteScheduler: type checkers find them empty
 Scheduler = Any
-SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
-            "num_train_timesteps": 1000, "steps_offset": 1, "timestep_spacing": "leading"}
+SCHEDULE = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+}
 
 
 @dataclass(frozen=True)
@@ -117,8 +123,16 @@ def both(first: Prompt, second: Prompt) -> Prompt:
 
 
 @torch.no_grad()
-def walk(unet: UNet, scheduler: Scheduler, noise: Tensor, steps_grid: int, k: int,
-         uncond: Prompt, cond: Prompt, guidance: float) -> Point:
+def walk(
+    unet: UNet,
+    scheduler: Scheduler,
+    noise: Tensor,
+    steps_grid: int,
+    k: int,
+    uncond: Prompt,
+    cond: Prompt,
+    guidance: float,
+) -> Point:
     """Denoise pure noise through the first k entries of the grid and stop before entry k."""
     scheduler.set_timesteps(steps_grid)
     x, prompts = noise * scheduler.init_noise_sigma, both(uncond, cond)
@@ -153,8 +167,9 @@ def network_label(scheduler: Scheduler, point: Point, steps_grid: int, fault: Fa
 
 
 @torch.no_grad()
-def predictions(unet: UNet, scheduler: Scheduler, point: Point, steps_grid: int,
-                concept: Concept, fault: Fault | None = None) -> Predictions:
+def predictions(
+    unet: UNet, scheduler: Scheduler, point: Point, steps_grid: int, concept: Concept, fault: Fault | None = None
+) -> Predictions:
     """Return the frozen outputs for the empty prompt, the concept and the anchor."""
     x = network_input(scheduler, point, steps_grid, fault)
     t = network_label(scheduler, point, steps_grid, fault)
@@ -163,8 +178,7 @@ def predictions(unet: UNet, scheduler: Scheduler, point: Point, steps_grid: int,
     return Predictions(null, erase, anchor)
 
 
-def target(eps_anchor: Tensor, eps_erase: Tensor, eps_null: Tensor, eta: float,
-           fault: Fault | None = None) -> Tensor:
+def target(eps_anchor: Tensor, eps_erase: Tensor, eps_null: Tensor, eta: float, fault: Fault | None = None) -> Tensor:
     """Return the paper's target; eta off by one is what confusing it with the official flag does."""
     strength = eta + 1.0 if fault == "eta" else eta
     return eps_anchor - strength * (eps_erase - eps_null)
@@ -195,8 +209,7 @@ def select(unet: UNet, method: str, family: Literal["sd", "sdxl"] = "sd") -> lis
     return names
 
 
-def loss(student: UNet, base: UNet, scheduler: Scheduler, point: Point,
-         concept: Concept, settings: Settings) -> Tensor:
+def loss(student: UNet, base: UNet, scheduler: Scheduler, point: Point, concept: Concept, settings: Settings) -> Tensor:
     """Return the squared distance between the trained output and the frozen target at one point."""
     seen = predictions(base, scheduler, point, settings.steps, concept, settings.fault)
     wanted = target(seen.anchor, seen.erase, seen.null, settings.eta, settings.fault)
@@ -214,9 +227,15 @@ def trainable(unet: UNet, names: Iterable[str]) -> dict[str, Tensor]:
     return chosen
 
 
-def loss_and_gradients(student: UNet, base: UNet, scheduler: Scheduler,
-                       point: Point, concept: Concept, settings: Settings,
-                       names: Sequence[str]) -> tuple[float, dict[str, Tensor]]:
+def loss_and_gradients(
+    student: UNet,
+    base: UNet,
+    scheduler: Scheduler,
+    point: Point,
+    concept: Concept,
+    settings: Settings,
+    names: Sequence[str],
+) -> tuple[float, dict[str, Tensor]]:
     """Return the loss at one point and its gradient for each named parameter."""
     chosen = trainable(student, names)
     value = loss(student, base, scheduler, point, concept, settings)
@@ -224,8 +243,15 @@ def loss_and_gradients(student: UNet, base: UNet, scheduler: Scheduler,
     return float(value.detach()), dict(zip(chosen, gradients, strict=True))
 
 
-def train(unet: UNet, scheduler: Scheduler, concept: Concept, settings: Settings,
-          draws: Sequence[tuple[Tensor, int]], lr: float, names: Sequence[str]) -> Trained:
+def train(
+    unet: UNet,
+    scheduler: Scheduler,
+    concept: Concept,
+    settings: Settings,
+    draws: Sequence[tuple[Tensor, int]],
+    lr: float,
+    names: Sequence[str],
+) -> Trained:
     """Train a copy of the network, one fresh walk and one Adam step for each drawn (noise, k)."""
     student, losses = copy.deepcopy(unet), []
     chosen = trainable(student, names)

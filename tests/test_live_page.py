@@ -1,0 +1,65 @@
+"""The Erase node's live panel in the real page: it follows the run, survives a reload, and its button ends the run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+import browser
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def workflow(steps: int) -> dict:
+    """Load, Concept, Erase and what keeps the graph alive, with many steps."""
+    made = json.loads((ROOT / "workflows" / "erase_an_object.json").read_text("utf-8"))
+    made["id"] = str(uuid4())  # a graph of its own: the panel shows what this node of this workflow ran before
+    for node in made["nodes"]:
+        if node["type"] == "ESDErase":
+            node["widgets_values"] = ["esd-x-strict", steps, 1e-5, 1.0, steps, 0, 0, "start over"]
+        elif node["type"] == "ESDBeforeAfter":
+            node["widgets_values"][0], node["widgets_values"][2] = "cat", 1
+    return made
+
+
+def line(page) -> str:
+    return page.locator("[data-esd-live] div").first.inner_text()
+
+
+def at_step(page, least: int) -> None:
+    page.wait_for_function(
+        "n => Number(document.querySelector('[data-esd-live] div')?.textContent.match(/step (\\d+)/)?.[1]) >= n",
+        arg=least,
+        timeout=120000,
+    )
+
+
+@pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
+def test_followed_reloaded_and_finished(page, host, vue):
+    page.evaluate("on => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", vue)
+    browser.load(page, workflow(3000 + vue))
+    page.evaluate("() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    page.wait_for_timeout(1500)
+    assert line(page) == "not trained yet"
+    browser.press_run(page)
+    at_step(page, 5)
+    page.reload()
+    browser.ready(page)
+    at_step(page, 10)
+    drawn = page.evaluate("""() => { const c = document.querySelector('[data-esd-live] canvas');
+        return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(v => v > 0) }""")
+    assert drawn
+    page.get_by_role("button", name="Finish now").click()
+    page.wait_for_function(
+        "() => document.querySelector('[data-esd-live]').textContent.includes('finished early')", timeout=120000
+    )
+    assert page.get_by_role("button", name="Finish now").is_disabled()
+    assert page.errors == []
+    runs = host.get("/esd/runs")["runs"]
+    assert runs[-1]["state"] == "finished" and 10 <= runs[-1]["step"] < 3000
+    page.evaluate("() => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
+    prompt = browser.as_prompt(page)
+    assert not any("live" in node["inputs"] for node in prompt.values())
