@@ -10,7 +10,7 @@ from ..esd.errors import EsdError
 from ..esd.weights import ErasedWeights
 from .grid import Column, Row, difference, labelled_grid
 from .host import comparing, sampling
-from .sockets import CATEGORY, Weights
+from .sockets import CATEGORY, Weights, seed_input
 
 
 class ESDBeforeAfter(io.ComfyNode):
@@ -89,14 +89,7 @@ def _what() -> list[io.Input]:
             default="",
             tooltip="One prompt a line: what was erased, and what should look as before. A line may repeat.",
         ),
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=0xFFFFFFFFFFFFFFFF,
-            control_after_generate=False,
-            tooltip="The first picture's seed; each further picture takes the next.",
-        ),
+        seed_input("The first picture's seed; each further picture takes the next."),
     ]
 
 

@@ -14,7 +14,7 @@ from ..esd.settings import Settings as RunSettings
 from .host import erase as host
 from .host import provenance
 from .host.watch import STARTS, Watch
-from .sockets import CATEGORY, Concepts, Keeps, LossMap, Settings, Weights
+from .sockets import CATEGORY, Concepts, Keeps, LossMap, Settings, Weights, seed_input
 
 DEFAULT = RunSettings()
 
@@ -143,14 +143,7 @@ def _dials() -> list[io.Input]:
             "(erase_from) wants about 4. The official "
             "code's negative_guidance since 2025 is eta + 1.",
         ),
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=0xFFFFFFFFFFFFFFFF,
-            control_after_generate=False,
-            tooltip="Same seed and inputs give the same weights, bit for bit, on the same machine.",
-        ),
+        seed_input("Same seed and inputs give the same weights, bit for bit, on the same machine."),
     ]
 
 

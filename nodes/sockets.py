@@ -18,3 +18,8 @@ Weights = io.Custom("ESD_WEIGHTS")
 
 LossMap = io.Custom("LOSS_MAP")
 """The host's type: a dict whose "loss" is the loss of every step."""
+
+
+def seed_input(tooltip: str) -> io.Int.Input:
+    """A seed as KSampler has it, which stays as it is from run to run."""
+    return io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False, tooltip=tooltip)
