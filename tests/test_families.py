@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -165,6 +165,36 @@ def test_a_family_is_found_and_erased(load: Callable[[str], Any], name: str) -> 
         assert any(t.any() for t in erased.weights.differences.values())
         assert set(erased.weights.differences) <= set(erased.model.patches)
     assert all(torch.equal(before[key], value) for key, value in model.model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "recomputed"),
+    [
+        ("sd1", {"ResBlock", "SpatialTransformer"}),
+        ("ssd1b", {"ResBlock", "BasicTransformerBlock"}),
+        ("sd3", {"JointBlock"}),
+    ],
+)
+def test_checkpointing_recomputes_block_by_block(load: Callable[[str], Any], name: str, recomputed: set[str]) -> None:
+    """Each a whole that stores nothing but its input, no more than one transformer block in it; equal weights come out."""
+    from esd_pack.esd.concepts import make_concept
+    from esd_pack.esd.settings import Settings
+    from esd_pack.nodes.host.denoiser import _recomputed
+    from esd_pack.nodes.host.erase import erase_model
+
+    row, model = ROWS[name], load(name)
+    blocks = _recomputed(model.model.diffusion_model)
+    assert {type(block).__name__ for block in blocks} == recomputed
+    for block in blocks:
+        assert sum(type(part).__name__ == "BasicTransformerBlock" for part in block.modules()) <= 1
+    settings = Settings(method="esd-x", steps=2, walk_steps=4, walk_batch=2, width=SIDE, height=SIDE)
+    with torch.inference_mode():
+        on, off = (
+            erase_model(model, row.text, [make_concept("cat")], [], replace(settings, checkpointing=switch)).weights
+            for switch in ("on", "off")
+        )
+    assert on.differences.keys() == off.differences.keys()
+    assert all(torch.equal(on.differences[key], value) for key, value in off.differences.items())
 
 
 def test_sd3_refuses_methods_that_it_has_no_names_for(load: Callable[[str], Any]) -> None:

@@ -157,7 +157,7 @@ def _differentiable_attention(original: Callable[..., Tensor], *args: Any, **kwa
 @contextmanager
 def _checkpointed(network: nn.Module, on: bool) -> Iterator[None]:
     """Recompute the blocks' activations in backward instead of storing them."""
-    blocks = [m for m in network.modules() if type(m).__name__ in _RECOMPUTED] if on else []
+    blocks = _recomputed(network) if on else []
     forwards = [block.forward for block in blocks]
     try:
         for block, forward in zip(blocks, forwards, strict=True):
@@ -168,7 +168,13 @@ def _checkpointed(network: nn.Module, on: bool) -> Iterator[None]:
             del block.forward
 
 
-_RECOMPUTED = ("ResBlock", "BasicTransformerBlock", "JointBlock")
+_RECOMPUTED = ("ResBlock", "SpatialTransformer", "BasicTransformerBlock", "JointBlock")
+
+
+def _recomputed(module: nn.Module) -> list[nn.Module]:
+    """The blocks recomputed each as a whole: the outermost in the table, but no more than one transformer block."""
+    inside = [block for child in module.children() for block in _recomputed(child)]
+    return [module] if type(module).__name__ in _RECOMPUTED and len(inside) < 2 else inside
 
 
 def _recomputing(forward: Callable[..., Any]) -> Callable[..., Any]:
