@@ -176,7 +176,7 @@ def test_a_family_is_found_and_erased(load: Callable[[str], Any], name: str) -> 
     ],
 )
 def test_checkpointing_recomputes_block_by_block(load: Callable[[str], Any], name: str, recomputed: set[str]) -> None:
-    """Each a whole that stores nothing but its input, no more than one transformer block in it; equal weights come out."""
+    """Each stores nothing but its input and holds at most one transformer block; the weights come out equal."""
     from esd_pack.esd.concepts import make_concept
     from esd_pack.esd.settings import Settings
     from esd_pack.nodes.host.denoiser import _recomputed
