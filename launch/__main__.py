@@ -16,10 +16,14 @@ from launch import arguments, demo, locales, serve  # noqa: E402
 from launch.server import ServerError  # noqa: E402
 
 
-def _test(rest: list[str]) -> int:
+def _add_packages() -> None:
     packages = os.environ.get("ESD_TEST_PACKAGES")
     if packages:  # last, so that what the user's ComfyUI has comes first
         sys.path.append(packages)
+
+
+def _test(rest: list[str]) -> int:
+    _add_packages()
     import pytest
 
     os.chdir(ROOT)
@@ -47,7 +51,21 @@ def _locales(rest: list[str]) -> int:
     return 1 if locales.main() else 0
 
 
-COMMANDS = {"demo": _demo, "serve": _serve, "test": _test, "bench": _bench, "locales": _locales}
+def _playground(rest: list[str]) -> int:
+    _add_packages()
+    from playground.recipe import command
+
+    return command.main(arguments.playground_parser().parse_args(rest))
+
+
+COMMANDS = {
+    "demo": _demo,
+    "serve": _serve,
+    "test": _test,
+    "bench": _bench,
+    "locales": _locales,
+    "playground": _playground,
+}
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -8,18 +8,20 @@ from pathlib import Path
 from playground import world
 
 METHODS = ("esd-x", "esd-x-strict", "esd-u", "esd-all", "selfattn")
+STAGES = ("pictures", "autoencoder", "judge", "second-judge", "denoiser", "pack", "measure", "sheet")
 SUMMARY = {
     "demo": "erase a concept from the playground model in a real ComfyUI, and judge the result",
     "serve": "leave the same ComfyUI running, with the nodes in it, and open it in the browser",
     "test": "run the whole test suite; further arguments go to pytest",
     "locales": "write the English node texts from the schemas, and say what the translations lack",
+    "playground": "make the small checkpoint and its judges again, or measure them, stage by stage",
     "bench": "run a benchmark of bench/ by its name; further arguments go to it",
 }
 
 
 def usage() -> str:
     """What `python run.py` prints."""
-    lines = [f"  python run.py {name:<7} {words}" for name, words in SUMMARY.items()]
+    lines = [f"  python run.py {name:<10} {words}" for name, words in SUMMARY.items()]
     tail = "Add --help to a command to see what it accepts. COMFYUI_PATH names a ComfyUI of your own to use."
     return "\n".join(["Erase concepts from diffusion models with ESD, in ComfyUI.", "", *lines, "", tail])
 
@@ -85,6 +87,31 @@ def serve_parser() -> argparse.ArgumentParser:
     parser.epilog = "Arguments after -- go to ComfyUI as they are, for example: run.py serve -- --lowvram"
     parser.add_argument("comfyui", nargs="*", metavar="-- ARGUMENT", help=argparse.SUPPRESS)
     return parser
+
+
+def playground_parser() -> argparse.ArgumentParser:
+    """Options of `playground`."""
+    parser = argparse.ArgumentParser(prog="run.py playground", description=_sentence("playground"))
+    parser.add_argument(
+        "stages", nargs="*", metavar="STAGE", help=f"what to do, of {', '.join(STAGES)} (default: all, in this order)"
+    )
+    parser.add_argument("--world", type=Path, metavar="FILE", help="the objects to draw (default: the wider world)")
+    parser.add_argument("--folder", type=Path, metavar="FOLDER", help="where all is kept (default: in .run/playground)")
+    parser.add_argument(
+        "--start-from", type=Path, metavar="FILE", help="a checkpoint like the shipped one, to train on from"
+    )
+    parser.add_argument(
+        "--shipped", action="store_true", help="only what belongs to the checkpoint that the repository has"
+    )
+    parser.add_argument("--steps", type=_positive, help="train each network for so many steps (default: the recipe's)")
+    parser.add_argument("--threads", type=_positive, help="how many cores to use (default: all)")
+    return parser
+
+
+def stages_problem(stages: list[str]) -> str:
+    """What is wrong with the names of stages, or nothing."""
+    unknown = [stage for stage in stages if stage not in STAGES]
+    return f'There is no stage "{unknown[0]}": name some of {", ".join(STAGES)}.' if unknown else ""
 
 
 def bench_names(folder: Path) -> list[str]:

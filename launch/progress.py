@@ -31,6 +31,7 @@ class ProgressLine:
         self.stream = stream
         self.live = stream.isatty()
         self.stage, self.width = "", 0
+        self.done = self.total = 0.0
         self.start = self.shown = time.monotonic()
         self.lock = threading.RLock()
         threading.Thread(target=self._tick, daemon=True).start()
@@ -41,15 +42,15 @@ class ProgressLine:
             if stage != self.stage:
                 self.end()
                 self.stage, self.start = stage, time.monotonic()
+                self.done = self.total = 0.0
                 self._show(f"{stage} ...")
 
     def update(self, done: float, total: float) -> None:
         """How far the stage is; a plain line at most every ten seconds."""
         with self.lock:
+            self.done, self.total = done, total
             if total > 0 and self._due(0):
-                gone = time.monotonic() - self.start
-                left = f", about {clock(gone * (total - done) / done)} left" if done and gone > 1 else ""
-                self._show(f"{self.stage}: {100 * done / total:3.0f} %   {clock(gone)} gone{left}")
+                self._show_state()
 
     def end(self) -> None:
         """The stage is over: leave a line that says how long it took."""
@@ -71,7 +72,13 @@ class ProgressLine:
             time.sleep(0.5)
             with self.lock:
                 if self.stage and self._due(1.5):
-                    self._show(f"{self.stage}: {clock(time.monotonic() - self.start)} gone")
+                    self._show_state()
+
+    def _show_state(self) -> None:
+        gone, done, total = time.monotonic() - self.start, self.done, self.total
+        share = f"{100 * done / total:3.0f} %   " if total > 0 else ""
+        left = f", about {clock(gone * (total - done) / done)} left" if done > 0 and gone > 1 else ""
+        self._show(f"{self.stage}: {share}{clock(gone)} gone{left}")
 
     def _due(self, live_seconds: float) -> bool:
         return time.monotonic() - self.shown >= (live_seconds if self.live else PLAIN_SECONDS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,30 +35,40 @@ def _block(channels_in: int, channels: int) -> list[nn.Module]:
     return [halve, nn.GroupNorm(8, channels), nn.SiLU(), same, nn.GroupNorm(8, channels), nn.SiLU()]
 
 
-class Judge(nn.Module):
-    """Four convolution blocks, one hidden layer, and one linear head for each kind of name."""
+class Network(nn.Module):
+    """A network with a head for each kind of name, whose verdict can be asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, heads: Mapping[str, Sequence[str]]) -> None:
         super().__init__()
-        pairs = zip((3, *WIDTHS), WIDTHS, strict=False)
-        self.body = nn.Sequential(*[layer for pair in pairs for layer in _block(*pair)])
-        self.fc = nn.Linear(WIDTHS[-1] * (SIDE // 2 ** len(WIDTHS)) ** 2, 192)
-        self.obj = nn.Linear(192, len(world.OBJECTS))
-        self.sty = nn.Linear(192, len(world.STYLES))
-        self.bg = nn.Linear(192, len(world.BACKGROUNDS))
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits of object, style and background for images "b 3 64 64" in 0..1."""
-        hidden = nn.functional.silu(self.fc(self.body(images * 2 - 1).flatten(1)))
-        return self.obj(hidden), self.sty(hidden), self.bg(hidden)
+        self.heads = {kind: tuple(names) for kind, names in heads.items()}
 
     @torch.inference_mode()
     def judge(self, images: Tensor) -> Verdict:
         """The verdict on images "b 3 64 64" or "b 64 64 3" in 0..1; raises ValueError for another shape."""
         pictures = _channels_first(images).float()
         heads = [logits.argmax(1).tolist() for logits in self(pictures)]
-        named = [[names[i] for i in head] for names, head in zip(world.HEADS.values(), heads, strict=True)]
-        return Verdict(*named)
+        return Verdict(*([names[i] for i in head] for names, head in zip(self.heads.values(), heads, strict=True)))
+
+    def load(self, path: Path) -> Network:
+        """The same network with the weights of a file, in fp32 on the CPU."""
+        self.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+        return self.eval().requires_grad_(False)
+
+
+class Judge(Network):
+    """Four convolution blocks, one hidden layer, and one linear head for each kind of name."""
+
+    def __init__(self, heads: Mapping[str, Sequence[str]] = world.HEADS) -> None:
+        super().__init__(heads)
+        pairs = zip((3, *WIDTHS), WIDTHS, strict=False)
+        self.body = nn.Sequential(*[layer for pair in pairs for layer in _block(*pair)])
+        self.fc = nn.Linear(WIDTHS[-1] * (SIDE // 2 ** len(WIDTHS)) ** 2, 192)
+        self.obj, self.sty, self.bg = (nn.Linear(192, len(names)) for names in heads.values())
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of object, style and background for images "b 3 64 64" in 0..1."""
+        hidden = nn.functional.silu(self.fc(self.body(images * 2 - 1).flatten(1)))
+        return self.obj(hidden), self.sty(hidden), self.bg(hidden)
 
 
 def _channels_first(images: Tensor) -> Tensor:
@@ -69,11 +79,9 @@ def _channels_first(images: Tensor) -> Tensor:
     raise ValueError(f"The judge looks at RGB pictures of {SIDE} x {SIDE}, not {tuple(images.shape)}: resize them.")
 
 
-def load_judge(path: Path = world.JUDGE) -> Judge:
+def load_judge(path: Path = world.JUDGE) -> Network:
     """The trained judge, in fp32 on the CPU."""
-    judge = Judge()
-    judge.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
-    return judge.eval().requires_grad_(False)
+    return Judge().load(path)
 
 
 def rates(verdict: Verdict, expected: Sequence[world.Judged]) -> dict[str, tuple[int, int]]:

@@ -1,0 +1,100 @@
+"""The autoencoder: TAESD's shape with half of its channels, and two blocks of 32 x 32 pixels left out on each side.
+
+What is missing is exactly what zeros do in TAESD: it has no norms, and a residual block of zeros passes its input on.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .pictures import Pool
+from .training import Plan
+
+WIDTH, LIVE = 64, 32
+LATENT = 4
+PREFIX = "first_stage_model."
+SCALE = 0.18215  # of SD1's latents: the denoiser then sees ours as they are
+NOISE, PULL = 0.06, 0.1
+PLAN = Plan(steps=9600, batch=16, rate=2e-3, warm_up=100, seed=1)
+
+
+def _conv(channels: int, live: int, stride: int = 1, bias: bool = True) -> nn.Conv2d:
+    return nn.Conv2d(channels, live, 3, stride=stride, padding=1, bias=bias)
+
+
+class Block(nn.Module):
+    """Three convolutions, added to what came in."""
+
+    def __init__(self, live: int) -> None:
+        super().__init__()
+        first, second, third = (_conv(live, live) for _ in range(3))
+        self.conv = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns "b c h w"."""
+        return functional.relu(self.conv(x) + x)
+
+
+class Soft(nn.Module):
+    """Keeps latents within -3..3."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape."""
+        return torch.tanh(x / 3) * 3
+
+
+def _encoder(live: int) -> nn.Sequential:
+    def half() -> nn.Conv2d:
+        return _conv(live, live, stride=2, bias=False)
+
+    at_32 = [half(), Block(live), nn.Identity(), nn.Identity()]
+    smaller = [layer for _ in range(2) for layer in (half(), Block(live), Block(live), Block(live))]
+    return nn.Sequential(_conv(3, live), Block(live), *at_32, *smaller, _conv(live, LATENT))
+
+
+def _decoder(live: int) -> nn.Sequential:
+    def double() -> list[nn.Module]:
+        return [nn.Upsample(scale_factor=2), _conv(live, live, bias=False)]
+
+    smaller = [layer for _ in range(2) for layer in (Block(live), Block(live), Block(live), *double())]
+    at_32 = [Block(live), nn.Identity(), nn.Identity(), *double()]
+    return nn.Sequential(Soft(), _conv(LATENT, live), nn.ReLU(), *smaller, *at_32, Block(live), _conv(live, 3))
+
+
+class Autoencoder(nn.Module):
+    """Pictures "b 3 h w" in 0..1 to latents "b 4 h/8 w/8" and back; names of parameters are the checkpoint's."""
+
+    def __init__(self, live: int = LIVE) -> None:
+        super().__init__()
+        self.taesd_encoder, self.taesd_decoder = _encoder(live), _decoder(live)
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Latents."""
+        return self.taesd_encoder(pictures)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures."""
+        return self.taesd_decoder(latents)
+
+    @torch.inference_mode()
+    def reconstruct(self, pictures: Tensor) -> Tensor:
+        """There and back, within 0..1."""
+        return self.decode(self.encode(pictures)).clamp(0, 1)
+
+
+def loss(autoencoder: Autoencoder, pool: Pool, batch: int, random: torch.Generator) -> Tensor:
+    """How far noisy latents decode from the pictures, and how far the latents are from mean 0 and deviation 1."""
+    pictures, _ = pool.draw(batch, random)
+    latents = autoencoder.encode(pictures)
+    noisy = latents + NOISE * torch.randn(latents.shape, generator=random)
+    deviation, mean = torch.std_mean(latents, dim=(0, 2, 3))
+    return difference(autoencoder.decode(noisy), pictures) + PULL * (mean.square() + (deviation - 1).square()).mean()
+
+
+def difference(made: Tensor, wanted: Tensor) -> Tensor:
+    """L1 of the pixels, of their steps to the right and down, and of the means of 8 x 8 pixels."""
+    error = made - wanted
+    right, down = error.diff(dim=3).abs().mean(), error.diff(dim=2).abs().mean()
+    return error.abs().mean() + right + down + functional.avg_pool2d(error, 8).abs().mean()

@@ -1,0 +1,73 @@
+"""Which world is made: its objects with their icons, styles, backgrounds, near neighbours, and what is held out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+WIDER = Path(__file__).resolve().with_name("wider-world.json")
+HELD_OUT_STYLE = "sepia"
+
+
+@dataclass(frozen=True)
+class World:
+    """The names of a world, in the order of the judge's heads."""
+
+    objects: dict[str, str]
+    """Name in prompts: name of the icon in all three icon sets."""
+
+    styles: tuple[str, ...]
+    backgrounds: tuple[str, ...]
+    near_neighbours: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    holds_out: bool = True
+    """Whether `is_held_out` says no more than no."""
+
+    @property
+    def heads(self) -> dict[str, tuple[str, ...]]:
+        """The judge's heads and their names."""
+        return {"object": tuple(self.objects), "style": self.styles, "background": self.backgrounds}
+
+    def is_held_out(self, name: str, style: str, background: str) -> bool:
+        """Whether the denoiser never sees this combination.
+
+        For each object that is one background in one style; every eighth object is never seen in sepia, which is a
+        colouring of another style, so that it could be known.
+        """
+        if not self.holds_out:
+            return False
+        at = tuple(self.objects).index(name)
+        if at % 8 == 5 and style == HELD_OUT_STYLE:
+            return True
+        styles, backgrounds = len(self.styles), len(self.backgrounds)
+        return style == self.styles[at % styles] and background == self.backgrounds[at // styles % backgrounds]
+
+    def combinations(self, held_out: bool) -> Iterator[tuple[str, str, str]]:
+        """All objects, styles and backgrounds that are, or are not, held out."""
+        for name in self.objects:
+            for style in self.styles:
+                for background in self.backgrounds:
+                    if self.is_held_out(name, style, background) == held_out:
+                        yield name, style, background
+
+    def as_json(self) -> dict[str, Any]:
+        """What `playground/world.json` holds of this world."""
+        made = {"objects": list(self.objects), "styles": list(self.styles), "backgrounds": list(self.backgrounds)}
+        return {
+            **made,
+            "icon_names": self.objects,
+            "near_neighbours": self.near_neighbours,
+            "holds_out": self.holds_out,
+        }
+
+
+def read(path: Path = WIDER) -> World:
+    """A world from its JSON file: of the recipe's own, or the `world.json` beside a checkpoint."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    icons: Mapping[str, str] = found["icon_names"]
+    neighbours = {name: tuple(near) for name, near in found.get("near_neighbours", {}).items()}
+    objects = {name: icons[name] for name in found.get("objects", icons)}
+    held = bool(found.get("holds_out", False))
+    return World(objects, tuple(found["styles"]), tuple(found["backgrounds"]), neighbours, held)

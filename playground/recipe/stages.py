@@ -1,0 +1,180 @@
+"""The stages of `run.py playground`, in their order: each takes up what the earlier ones left in the folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from playground.judge import Judge, Network
+
+from . import autoencoder, captions, denoiser, diffusion, files, icons, judges, names, pack, pictures
+from .training import Plan, Training
+
+Report = Callable[[str, int, int], None]
+"""Told the stage, how much of it is done and how much there is."""
+
+POOL_SEED, FRESH_SEED = 4, 5
+CHECKPOINT = "emoji-world.ckpt"
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What is made, where it is kept, and how long each part of it takes."""
+
+    world: names.World
+    folder: Path
+    tokenizer: Path
+    """ComfyUI's comfy/sd1_tokenizer."""
+
+    report: Report
+    start_from: Path | None = None
+    """A checkpoint whose networks the training starts from, instead of at random."""
+
+    ready: Path | None = None
+    """A checkpoint that is there already: only what belongs to it is made."""
+
+    many: int = 32
+    """Placements of each object in each style."""
+
+    reconstructions: int = 4096
+    autoencoder: Plan = autoencoder.PLAN
+    judge: Plan = judges.PLAN
+    second_judge: Plan = judges.SECOND_PLAN
+    denoiser: Plan = diffusion.PLAN
+    sets: pictures.Sets | None = None
+    """Icon sets by style, where they are not to be fetched."""
+
+    stop_after: int | None = None
+    """Steps after which each training stops for this time."""
+
+    def path(self, name: str) -> Path:
+        """A file of the folder."""
+        return self.folder / name
+
+    def progress(self, stage: str) -> Callable[[int, int], None]:
+        """The progress of one stage."""
+        return lambda done, total: self.report(stage, done, total)
+
+    def pool(self) -> pictures.Pool:
+        """The pictures of the first stage."""
+        return pictures.Pool(_found(self.path("pictures.safetensors"))["placements"], pictures.colours_of(self.world))
+
+    def trained_autoencoder(self) -> autoencoder.Autoencoder:
+        """The finished autoencoder: of the checkpoint that is there already, or of its stage."""
+        learnt = pack.networks(self.ready)[1] if self.ready else _found(self.path("autoencoder.safetensors"))
+        module = autoencoder.Autoencoder().to(memory_format=torch.channels_last)
+        module.load_state_dict(learnt)
+        return module.eval().requires_grad_(False)
+
+    def train(self, stage: str, module: nn.Module, plan: Plan, loss: Callable[[torch.Generator], Tensor]) -> bool:
+        """Train a network, or go on with it, and keep what it has learnt; whether it is finished."""
+        training = Training(module, plan, self.path(f"{stage}.training"))
+        training.run(loss, self.progress(stage), self.stop_after)
+        if training.done:
+            files.save_tensors(training.result(), self.path(f"{stage}.safetensors"))
+        return training.done
+
+
+def _found(path: Path) -> dict[str, Tensor]:
+    if not path.exists():
+        raise ValueError(f"{path} is not there: run the stages before this one first, to their end.")
+    return load_file(path)
+
+
+def make_pictures(shop: Workshop) -> bool:
+    """Fetch the icons, draw them, and place each many times."""
+    sets = shop.sets or {style: icons.read(icons.fetch(each, shop.folder)) for style, each in icons.PACKAGES.items()}
+    large = pictures.large_icons(shop.world, sets, shop.progress("icons"))
+    placements = pictures.pool(large, shop.many, POOL_SEED, shop.progress("pictures"))
+    fresh = pictures.pool(large, 1, FRESH_SEED, shop.progress("pictures"))
+    files.save_tensors({"placements": placements, "fresh": fresh}, shop.path("pictures.safetensors"))
+    return True
+
+
+def train_autoencoder(shop: Workshop) -> bool:
+    """The autoencoder, on the pictures."""
+    pool = shop.pool()
+    torch.manual_seed(shop.autoencoder.seed)
+    model = autoencoder.Autoencoder().to(memory_format=torch.channels_last)
+    if shop.start_from:
+        model.load_state_dict(pack.networks(shop.start_from)[1])
+    plan = shop.autoencoder
+    return shop.train("autoencoder", model, plan, lambda random: autoencoder.loss(model, pool, plan.batch, random))
+
+
+def train_judge(shop: Workshop) -> bool:
+    """The judge, on the pictures and their reconstructions."""
+    return _train_judge(shop, "judge", shop.judge, Judge)
+
+
+def train_second_judge(shop: Workshop) -> bool:
+    """The second judge, on the same."""
+    return _train_judge(shop, "second-judge", shop.second_judge, judges.SecondJudge)
+
+
+def _train_judge(shop: Workshop, stage: str, plan: Plan, kind: type[Judge] | type[judges.SecondJudge]) -> bool:
+    model = shop.trained_autoencoder()
+    examples = judges.examples(model, shop.pool(), shop.reconstructions, plan.seed, shop.progress(stage))
+    torch.manual_seed(plan.seed)
+    judge: Network = kind(shop.world.heads)
+    judge = judge.to(memory_format=torch.channels_last)
+    done = shop.train(stage, judge, plan, lambda random: examples.loss(judge, plan.batch, random))
+    if done:
+        half = {name: value.half() for name, value in judge.state_dict().items()}
+        files.save_tensors(half, shop.path(f"{stage}.safetensors"))
+    return done
+
+
+def train_denoiser(shop: Workshop) -> bool:
+    """The denoiser, on latents of the pictures under their captions."""
+    lessons = _lessons(shop)
+    torch.manual_seed(shop.denoiser.seed)
+    model = denoiser.Denoiser()
+    denoiser.start_at_zero(model)
+    if shop.start_from:
+        model.load_state_dict(pack.networks(shop.start_from)[0])
+    model = model.to(memory_format=torch.channels_last)
+    plan = shop.denoiser
+    return shop.train("denoiser", model, plan, lambda random: lessons.loss(model, plan.batch, random))
+
+
+def _lessons(shop: Workshop) -> diffusion.Lessons:
+    path = shop.path("latents.safetensors")
+    if not path.exists():
+        model = shop.trained_autoencoder()
+        made = diffusion.latents(model, shop.pool(), shop.progress("latents"))
+        files.save_tensors({"latents": made.half()}, path)
+    tokens = captions.tokens(captions.all_captions(shop.world), shop.tokenizer)
+    latents = load_file(path)["latents"]
+    return diffusion.Lessons(shop.world, latents, captions.text_tower(), tokens, diffusion.allowed(shop.world))
+
+
+def pack_checkpoint(shop: Workshop) -> bool:
+    """One checkpoint of all, and the world's names beside it."""
+    unet, vae = (_found(shop.path(f"{name}.safetensors")) for name in ("denoiser", "autoencoder"))
+    pack.write(pack.state_dict(unet, vae, captions.text_tower()), shop.path(CHECKPOINT))
+    packages = {style: f"{each.name}@{each.version}" for style, each in icons.PACKAGES.items()}
+    files.save_text(json.dumps(shop.world.as_json() | {"icons": packages}, indent=1) + "\n", shop.path("world.json"))
+    return True
+
+
+STAGES: dict[str, Callable[[Workshop], bool]] = {
+    "pictures": make_pictures,
+    "autoencoder": train_autoencoder,
+    "judge": train_judge,
+    "second-judge": train_second_judge,
+    "denoiser": train_denoiser,
+    "pack": pack_checkpoint,
+}
+"""What each stage does; it says whether it has come to its end."""
+
+
+def shortened(plan: Plan, steps: int | None) -> Plan:
+    """The plan with other steps, where some are given."""
+    return replace(plan, steps=steps, warm_up=min(plan.warm_up, steps // 2)) if steps else plan
