@@ -166,7 +166,7 @@ class Denoiser(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor, context: Tensor) -> Tensor:
         """The noise, "b 4 h w"."""
-        emb = self.time_embed(time_waves(time))
+        emb = self.time_embed(time_waves(time).to(x.dtype))
         kept = []
         for step in self.input_blocks:
             x = _through(step, x, emb, context)
