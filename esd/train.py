@@ -48,7 +48,7 @@ class Training:
     """A run, step by step: iterate over it, look at it between two steps, leave it, and go on from a snapshot.
 
     The random state is the run's own (torch's global generators are neither read nor moved), so equal inputs give
-    equal weights, stopped and resumed or not.  Raises EsdError at the first loss that is not finite.
+    equal weights, stopped and resumed or not.  Raises EsdError at the first loss or gradient that is not finite.
     """
 
     def __init__(
@@ -141,7 +141,15 @@ def gradients(
     """Leave the mean of the micro-batches' gradients on the student's weights; returns the mean of their losses."""
     optimizer.zero_grad(set_to_none=True)
     values = [backward(denoiser, conditions, batch, 1.0 / len(micro)) for batch in micro]
-    return _finite(sum(values) / len(values), index)
+    value = _finite("loss", sum(values) / len(values), index)
+    _finite("gradient", _largest(parameter.grad for parameter in denoiser.trainable.values()), index)
+    return value
+
+
+def _largest(gradients: Iterable[Tensor | None]) -> float:
+    """The largest magnitude among all values; one that is not finite shows, and one answer waits for the device."""
+    found = [torch.linalg.vector_norm(each, float("inf")) for each in gradients if each is not None and each.numel()]
+    return float(torch.stack(found).max()) if found else 0.0
 
 
 def streams(
@@ -198,10 +206,10 @@ def _weights(batch: list[Example], device: torch.device) -> Tensor | None:
     return torch.tensor([e.weight for e in batch], device=device)
 
 
-def _finite(value: float, index: int) -> float:
+def _finite(what: str, value: float, index: int) -> float:
     if value != value or value in (float("inf"), float("-inf")):
         raise EsdError(
-            f"The loss became {value} at step {index + 1}, so training stopped and the MODEL is as it was: "
+            f"The {what} became {value} at step {index + 1}, so training stopped and the MODEL is as it was: "
             "lower the learning rate, or set the precision to fp32."
         )
     return value

@@ -460,7 +460,7 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path):
     path = tensors_file(tmp_path, flat())
     with opened(path) as file:
         os.truncate(path, 200)
-        with pytest.raises(EsdError, match="became shorter"):
+        with pytest.raises(EsdError, match="changed while it was read"):
             [stored.load() for stored in file.tensors.values()]
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,11 +27,39 @@ def opened(path: Path) -> Iterator[StoredFile]:
     """The tensors of a file while it is open, recognised by its first bytes; raises EsdError for what it refuses."""
     try:
         with path.open("rb") as file:
-            yield _reader_for(file.read(9))(path, file)
+            same = _unchanged(path, file)
+            found = _reader_for(file.read(9))(path, file)
+            yield replace(found, tensors={name: _guarded(each, same) for name, each in found.tensors.items()})
     except OSError as error:
         raise EsdError(
             f"{path.name} could not be read ({error.strerror or error}): check the file and the disk."
         ) from error
+
+
+def _unchanged(path: Path, file: IO[bytes]) -> Callable[[], None]:
+    """A check, to call before values are used, that nobody has written to the open file since now.
+
+    Half of one file and half of another would be a result that nobody trained, and a memory-mapped file that becomes
+    shorter ends the whole process.  Deleting or replacing the file is no harm: the open one stays as it is.
+    """
+    before = os.fstat(file.fileno())
+
+    def check() -> None:
+        now = os.fstat(file.fileno())
+        if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            raise EsdError(f"{path.name} changed while it was read: let its download finish, then try again.")
+
+    return check
+
+
+def _guarded(stored: StoredTensor, check: Callable[[], None]) -> StoredTensor:
+    def load() -> Tensor:
+        check()
+        tensor = stored.load()
+        check()
+        return tensor
+
+    return replace(stored, load=load)
 
 
 def _safetensors(path: Path, file: IO[bytes]) -> StoredFile:

@@ -22,8 +22,9 @@ from .conditions import encode
 from .families import identify, native_latent
 from .interrupt import Progress
 from .job import Job, Plan, make_denoiser
-from .memory import clear, estimate, free_for, require
+from .memory import LESS, clear, estimate, free_for, require, shortage_said
 from .network import weights_of
+from .provenance import origin_of
 from .watch import Watch, watched
 
 log = logging.getLogger("esd")
@@ -53,10 +54,11 @@ def erase_model(
     With `watch` the run is shown on a node and kept on the disk; without, `report` hears of every step instead.
     """
     plan = make_plan(model, settings)
-    conditions = encode(model, clip, prompts_of(concepts, keeps), plan.latent_shape, plan.device)
+    with shortage_said("the prompts were encoded", "close other programs, then queue again"):
+        conditions = encode(model, clip, prompts_of(concepts, keeps), plan.latent_shape, plan.device)
     clear(plan.device)
     progress = Progress(planned_passes(plan.settings, keeps), watch.node if watch else None)
-    with torch.inference_mode(False), _training_mode():
+    with shortage_said("training", LESS), torch.inference_mode(False), _training_mode():
         denoiser = make_denoiser(model, plan, progress.passed)
         training = Training(denoiser, conditions, concepts, keeps, plan.settings)
         job = Job(model, plan, conditions, concepts, keeps, base, denoiser, training, progress)
@@ -66,10 +68,11 @@ def erase_model(
 
 
 def _plainly(job: Job, report: Report) -> tuple[ErasedWeights, list[float]]:
+    origin = origin_of(job.base)
     for step in job.training:
         if report(step):
             break
-    return job.weights(), job.training.losses
+    return job.weights(origin), job.training.losses
 
 
 def make_plan(model: Any, settings: Settings) -> Plan:

@@ -20,7 +20,7 @@ from .families import NETWORK_PREFIX, Family
 from .interrupt import Progress
 from .memory import Need
 from .network import private_network
-from .provenance import run_metadata
+from .provenance import Origin, run_metadata
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class Job:
     training: Training
     progress: Progress
 
-    def weights(self) -> ErasedWeights:
-        """What has been learnt so far, as differences under the host's names."""
+    def weights(self, origin: Origin) -> ErasedWeights:
+        """What has been learnt so far, as differences under the host's names; `origin` is what the base was."""
         differences = {NETWORK_PREFIX + name: t for name, t in self.denoiser.difference().items()}
         done = len(self.training.losses)
-        about = run_metadata(self.concepts, self.keeps, self.plan.settings, self.plan.family, self.base, done)
+        about = run_metadata(self.concepts, self.keeps, self.plan.settings, self.plan.family, origin, done)
         return ErasedWeights(differences, about)
 
 

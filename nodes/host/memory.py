@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,12 @@ TRAINING_ACTIVATIONS = 3.0
 
 CHECKPOINTED_ACTIVATIONS = 1.2
 """The same with gradient checkpointing."""
+
+
+LESS = (
+    "choose a smaller method (esd-x-strict), the optimiser adafactor, checkpointing on, or a smaller width and height"
+)
+"""The cure."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +83,7 @@ def require(need: Need, device: torch.device) -> None:
     comfy.model_management.free_memory(need.total, device)
     free = comfy.model_management.get_free_memory(device)
     if need.total > free:
-        raise EsdError(
-            f"This run needs about {_gb(need.total)} on {device} and {_gb(int(free))} are free: choose a smaller "
-            "method (esd-x-strict), the optimiser adafactor, checkpointing on, or a smaller width and height."
-        )
+        raise EsdError(f"This run needs about {_gb(need.total)} on {device} and {_gb(int(free))} are free: {LESS}.")
 
 
 def clear(device: torch.device) -> None:
@@ -95,3 +99,25 @@ def free_for(need: Need, device: torch.device) -> bool:
 
 def _gb(size: int) -> str:
     return f"{size / 2**30:.2f} GB"
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: each device and system has its own type or its own words for it."""
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _SHORTAGE)
+
+
+_SHORTAGE = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
+
+
+@contextmanager
+def shortage_said(doing: str, cure: str) -> Iterator[None]:
+    """Where memory runs out inside, raise EsdError with what was done and the cure, and let the host unload models."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out(error):
+            raise
+        comfy.model_management.unload_all_models()  # the host does so for the errors that it knows
+        raise EsdError(f"Memory ran out while {doing}: {cure}.") from error

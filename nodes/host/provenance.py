@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from ...esd.concepts import Concept, Keep
 from ...esd.settings import Settings
 from ...version import VERSION
 from .families import Family
+
+log = logging.getLogger("esd")
 
 _FILE_INPUTS = (("ckpt_name", "checkpoints"), ("unet_name", "diffusion_models"))
 
@@ -78,12 +81,29 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class Origin:
+    """The name and hash of the file that a MODEL was loaded from; both are empty where there is none any more."""
+
+    name: str = ""
+    digest: str = ""
+
+
+def origin_of(base: Path | None) -> Origin:
+    """Read before a training: the file may be gone, or be another one, when that is done."""
+    try:
+        return Origin(base.name, sha256(base)) if base else Origin()
+    except OSError as error:
+        log.warning("ESD: the base file cannot be read any more, so the result will not name it: %s", error)
+        return Origin()
+
+
 def run_metadata(
     concepts: Sequence[Concept],
     keeps: Sequence[Keep],
     settings: Settings,
     family: Family,
-    base: Path | None,
+    base: Origin,
     steps_done: int,
 ) -> dict[str, str]:
     """The `esd.*` metadata of a result; every value is text, as safetensors asks."""
@@ -99,6 +119,6 @@ def run_metadata(
         "esd.seed": str(settings.seed),
         "esd.learning_rate": repr(settings.learning_rate),
         "esd.settings": json.dumps(asdict(settings)),
-        "esd.base_file": base.name if base else "",
-        "esd.base_sha256": sha256(base) if base else "",
+        "esd.base_file": base.name,
+        "esd.base_sha256": base.digest,
     }

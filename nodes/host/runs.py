@@ -128,11 +128,19 @@ def make_room(newest: Path) -> None:
 
 
 def _age(folder: Path) -> float:
-    return max((p.stat().st_mtime for p in folder.iterdir()), default=0.0)
+    return max((s.st_mtime for s in _found(folder)), default=0.0)
 
 
 def _size(folder: Path) -> int:
-    return sum(p.stat().st_size for p in folder.iterdir() if p.is_file())
+    return sum(s.st_size for s in _found(folder))
+
+
+def _found(folder: Path) -> list[os.stat_result]:
+    """What lies in a folder; nothing where it may not be looked at, or is just being deleted by another process."""
+    try:
+        return [path.stat() for path in folder.iterdir()]
+    except OSError:
+        return []
 
 
 def sweep() -> None:
@@ -140,11 +148,31 @@ def sweep() -> None:
     for folder, folders, files in os.walk(folder_paths.get_output_directory()):
         for name in (*folders, *files):
             path = Path(folder, name)
-            writer = writer_of(path)
-            if writer is None or (writer != os.getpid() and psutil.pid_exists(writer)):
-                continue
-            log.info("ESD: deleting %s, left half-written by a process that is gone", name)
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            try:
+                _sweep(path)
+            except OSError as error:  # a leftover is no reason for the pack not to load
+                log.warning("ESD: %s, left half-written, could not be deleted: %s", name, error)
+
+
+def _sweep(path: Path) -> None:
+    writer = writer_of(path)
+    if writer is None or (writer != os.getpid() and _may_be_writing(writer, path)):
+        return
+    log.info("ESD: deleting %s, left half-written by a process that is gone", path.name)
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+YOUNGER_SECONDS = 60
+"""A process that began so long after a file was last written did not write it: its number has been given anew."""
+
+
+def _may_be_writing(number: int, path: Path) -> bool:
+    try:
+        return bool(psutil.Process(number).create_time() < path.stat().st_mtime + YOUNGER_SECONDS)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
 
 
 def key_of(

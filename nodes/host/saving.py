@@ -20,6 +20,7 @@ from ...esd.weights import ErasedWeights
 from .checkpoint import save_from_source
 from .exports import Export, format_of
 from .loading import require_parts
+from .memory import shortage_said
 
 log = logging.getLogger("esd")
 
@@ -96,15 +97,24 @@ def save_checkpoint(
     require_parts(parts.clip, parts.vae)
     path = output_path(prefix, ".safetensors")
     metadata = {**(weights.metadata if weights else {}), **graph}
+    with shortage_said(f"{path.name} was written", _LIGHTER):
+        return path, f"Saved {path.name} {_write_checkpoint(path, parts, metadata, precision)}"
+
+
+_LIGHTER = "close other programs, or save the erasure alone as difference with Save Erasure"
+
+
+def _write_checkpoint(path: Path, parts: Parts, metadata: dict[str, str], precision: str) -> str:
+    """Write it; returns how that was done."""
     reason: str | None = AS_LOADED
     if precision == AS_SOURCE:
         reason = save_from_source(path, parts.source, parts.model, parts.clip, metadata)
         if reason is None:
-            return path, f"Saved {path.name} in the precision of {parts.source.name if parts.source else ''}"
+            return f"in the precision of {parts.source.name if parts.source else ''}"
         reason = f"{AS_LOADED}, because {reason}"
         log.warning("ESD: %s is saved %s", path.name, reason)
     write_atomically(path, lambda to: _host_save(to, parts.model, parts.clip, parts.vae, metadata))
-    return path, f"Saved {path.name} {reason}"
+    return str(reason)
 
 
 def _host_save(to: Path, model: Any, clip: Any, vae: Any, metadata: dict[str, str]) -> None:
@@ -120,5 +130,6 @@ def save_erasure(prefix: str, export: Export, graph: Mapping[str, str], form: st
     """The erasure alone in one of the formats; returns its path and a line about it."""
     chosen = format_of(form)
     path = output_path(prefix, chosen.ending)
-    text = chosen.write(path, replace(export, metadata={**export.metadata, **graph}))
+    with shortage_said(f"{path.name} was written", _LIGHTER):
+        text = chosen.write(path, replace(export, metadata={**export.metadata, **graph}))
     return path, f"Saved {path.name}: {text}"

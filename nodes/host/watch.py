@@ -16,6 +16,8 @@ from ...esd.weights import ErasedWeights
 from . import preview
 from .job import Job
 from .live import Board, Live, board
+from .memory import LESS, shortage_said
+from .provenance import origin_of
 from .runs import RunFolder, key_of
 
 log = logging.getLogger("esd")
@@ -44,10 +46,11 @@ def watched(job: Job, watch: Watch) -> Result:
     shown = board()
     shown.begin(live)
     try:
-        folder = RunFolder(
-            key_of(job.plan, job.denoiser.network, job.denoiser.sampling, job.conditions, job.concepts, job.keeps)
-        )
-        return _kept(job, watch, shown, live, folder) or Watcher(job, watch, shown, live, folder).train()
+        with shortage_said("training", LESS):
+            folder = RunFolder(
+                key_of(job.plan, job.denoiser.network, job.denoiser.sampling, job.conditions, job.concepts, job.keeps)
+            )
+            return _kept(job, watch, shown, live, folder) or Watcher(job, watch, shown, live, folder).train()
     except comfy.model_management.InterruptProcessingException:
         shown.end(live, "stopped")
         raise
@@ -76,6 +79,8 @@ class Watcher:
     def __init__(self, job: Job, watch: Watch, shown: Board, live: Live, folder: RunFolder) -> None:
         self.job, self.watch, self.shown, self.live, self.folder = job, watch, shown, live, folder
         self.prompts = preview.preview_prompts(job.concepts, job.keeps)
+        self.origin = origin_of(job.base)
+        self.troubles: dict[str, str] = {}
 
     def train(self) -> Result:
         """Go on from a snapshot or begin; what has been learnt is kept however it ends."""
@@ -112,7 +117,7 @@ class Watcher:
         self.shown.step(self.live, step)
         done, last = step.index + 1, step.index + 1 == step.total
         if self.watch.preview_every and (done % self.watch.preview_every == 0 or done == 1 or last):
-            self._preview()
+            self._beside("preview", self._preview)
         if self.watch.snapshot_every and done % self.watch.snapshot_every == 0 and not last:
             self._keep_snapshot()
 
@@ -126,25 +131,43 @@ class Watcher:
             self.watch.vae,
         )
         seconds = time.monotonic() - start
-        self.live.words = f"a preview takes {seconds:.1f} s, every {self.watch.preview_every} steps"
+        usual = f"a preview takes {seconds:.1f} s, every {self.watch.preview_every} steps"
+        self.live.words = self._told() or usual
         self.shown.show(self.live, pictures)
 
     def _keep_snapshot(self) -> None:
-        self._without_failing(lambda: self.folder.keep_snapshot(self.job.training))
+        self._beside("snapshot", lambda: self.folder.keep_snapshot(self.job.training))
 
     def _result(self, complete: bool) -> Result:
-        weights, losses = self.job.weights(), self.job.training.losses
+        weights, losses = self.job.weights(self.origin), self.job.training.losses
         if not complete:
             self._keep_snapshot()
-        self._without_failing(lambda: self.folder.keep_result(weights, losses, complete))
-        words = self.live.words if complete else f"finished early, after step {len(losses)}"
+        self._beside("result", lambda: self.folder.keep_result(weights, losses, complete))
+        early = "" if complete else f"finished early, after step {len(losses)}"
+        words = "; ".join(filter(None, (early, self._told()))) or self.live.words
         self.shown.end(self.live, "finished", words)
         return weights, losses
 
-    def _without_failing(self, write: Callable[[], None]) -> None:
-        """Write beside a training that is worth more than the file: a refusal is told, and ends nothing."""
+    def _beside(self, what: str, work: Callable[[], None]) -> None:
+        """Do what is worth less than the training: where it fails that is told until it succeeds, and ends nothing."""
+        before = self.troubles.pop(what, None)
+        cost, cure = _BESIDE[what]
         try:
-            write()
-        except EsdError as error:
-            log.warning("ESD: %s", error)
-            self.live.words = str(error)
+            with shortage_said(f"the {what} was made", cure):
+                work()
+        except (EsdError, OSError) as error:
+            log.warning("ESD: %s: %s", cost, error)
+            self.troubles[what] = f"{cost}: {error}"
+        if before or self.troubles:
+            self.live.words = self._told() or self.live.words.replace(before or "", "")
+
+    def _told(self) -> str:
+        return " ".join(self.troubles.values())
+
+
+_BESIDE = {
+    "preview": ("there is no preview", "set preview_every to 0, or connect no VAE"),
+    "snapshot": ("nothing new is kept to go on from", "close other programs, or set snapshot_every to 0"),
+    "result": ("the result is not kept for another time", "save it with Save Erasure"),
+}
+"""What goes on beside a training: what it costs when it fails, and the cure where memory ran out."""
