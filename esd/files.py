@@ -14,23 +14,25 @@ from torch import Tensor
 from .errors import EsdError
 
 TEMPORARY = ".esd-partial"
-"""Ending of files and folders that are still being written; the number before it is the writing process's."""
+"""Ending of folders that are still being written; the number before it is the writing process's."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it to the disk, and only then give it its name.
+    """Let `write` fill a file in a temporary folder beside `path`, flush it, and only then give it its name.
 
     Raises EsdError when the disk is full or the folder cannot be written; nothing is left behind then.
     """
-    temporary = _beside(path)
+    folder = _beside(path)
+    temporary = folder / "part"
     try:
+        folder.mkdir()  # of its own: some writers make temporary files beside theirs, and leave them when they are killed
         write(temporary)
         _flush(temporary)
         os.replace(temporary, path)
     except OSError as error:
         raise _not_written(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_folder_atomically(folder: Path, write: Callable[[Path], object]) -> None:
@@ -53,7 +55,7 @@ def _beside(path: Path) -> Path:
 
 
 def writer_of(path: Path) -> int | None:
-    """The process that a temporary file or folder belongs to; None for any other name."""
+    """The process that a temporary folder belongs to; None for any other name."""
     number = path.name.removesuffix(TEMPORARY).rpartition(".")[2]
     return int(number) if path.name.endswith(TEMPORARY) and number.isdecimal() else None
 
