@@ -135,7 +135,7 @@ def undisturbed(world: World) -> Iterator[None]:
     state = world.model.model.state_dict()
     assert state.keys() == kept.keys() and all(torch.equal(state[name], t) for name, t in kept.items())
     assert _marks(world) == marks
-    assert not _left_in_memory()
+    assert _left_in_memory() == []
 
 
 def _left_in_memory() -> list[str]:
