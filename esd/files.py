@@ -25,7 +25,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     folder = _beside(path)
     temporary = folder / "part"
     try:
-        folder.mkdir()  # of its own: some writers make temporary files beside theirs, and leave them when they are killed
+        folder.mkdir()  # of its own: some writers put temporary files beside theirs, and leave them when killed
         write(temporary)
         _flush(temporary)
         os.replace(temporary, path)
