@@ -17,12 +17,12 @@ async function fetchRuns() {
 }
 
 async function finish(run) {
-  runs.keep({ ...run, finishing: true });
+  runs.mark(run.id, { finishing: true });
   try {
     const answer = await api.fetchApi(`/esd/runs/${encodeURIComponent(run.id)}/finish`, { method: "POST" });
     if (!answer.ok) await runs.refresh();
   } catch {
-    runs.keep({ ...run, finishing: false });
+    runs.mark(run.id, { finishing: false });
   }
 }
 
@@ -42,8 +42,7 @@ function showRun(run) {
 }
 
 function update(node, panel) {
-  const found = pathsOf(node).map((path) => runs.of(path, rootGraph()?.id));
-  panel.show(found.find(Boolean) ?? null);
+  panel.show(runs.of(pathsOf(node), rootGraph()?.id));
 }
 
 function attach(node) {
@@ -64,9 +63,10 @@ function attach(node) {
 }
 
 app.registerExtension({
-  name: "esd.live",
+  name: "esdconcepterasure.live",
   async setup() {
     api.addEventListener("esd.run", (event) => runs.receive(event.detail));
+    api.addEventListener("reconnecting", () => runs.away());
     api.addEventListener("reconnected", () => runs.refresh());
     await runs.refresh();
   },

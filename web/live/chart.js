@@ -1,6 +1,13 @@
 // The loss of a run as a picture: every step a point, their running mean a line, and the present step.
+// It is SVG, so that it is sharp at every zoom of the canvas without being drawn again.
 
+const SVG = "http://www.w3.org/2000/svg";
 const EDGE = { left: 44, right: 8, top: 8, bottom: 16 };
+const GREY = "rgba(128,128,128,0.6)";
+const STYLE = {
+  root: "flex:1 1 80px;min-height:60px;width:100%;position:relative;overflow:hidden;",
+  svg: "position:absolute;left:0;top:0;width:100%;height:100%;",
+};
 
 /** Exponential running mean over about `span` values, without a bias towards the first one. */
 export function smoothed(values, span) {
@@ -21,46 +28,63 @@ export function ceiling(values) {
   return 1.1 * (sorted[Math.floor(0.98 * (sorted.length - 1))] || sorted.at(-1)) || 1;
 }
 
-/** Draw losses of a run of `total` steps onto a canvas, sharp at any zoom of the screen. */
-export function drawChart(canvas, losses, total, colours) {
-  const scale = window.devicePixelRatio || 1;
-  const [width, height] = [canvas.clientWidth, canvas.clientHeight];
-  if (!width || !height) return;
-  canvas.width = Math.round(width * scale);
-  canvas.height = Math.round(height * scale);
-  const pen = canvas.getContext("2d");
-  pen.scale(scale, scale);
-  const top = ceiling(losses);
-  const x = (step) => EDGE.left + ((width - EDGE.left - EDGE.right) * step) / Math.max(1, total);
-  const y = (loss) => height - EDGE.bottom - (height - EDGE.top - EDGE.bottom) * Math.min(1, loss / top);
-  drawAxes(pen, width, height, top, total, colours);
-  const stride = Math.max(1, Math.ceil(losses.length / (2 * width))); // more points than that are not seen
-  pen.fillStyle = colours.point;
-  for (let i = 0; i < losses.length; i += stride) pen.fillRect(x(i + 1) - 1, y(losses[i]) - 1, 2, 2);
-  drawLine(pen, smoothed(losses, Math.min(50, total / 10)), stride, x, y, colours.line);
-  if (losses.length && losses.length < total) {
-    pen.fillStyle = colours.axis;
-    pen.fillRect(x(losses.length), EDGE.top, 1, height - EDGE.top - EDGE.bottom);
+export class Chart {
+  constructor() {
+    this.root = document.createElement("div");
+    this.root.style.cssText = STYLE.root;
+    this.svg = element("svg", { style: STYLE.svg, role: "img", "aria-label": "loss of every step" });
+    this.frame = this.add("rect", { fill: "none", stroke: GREY });
+    this.points = this.add("path", { fill: "rgba(110,160,230,0.55)" });
+    this.line = this.add("path", { fill: "none", stroke: "rgb(240,150,60)", "stroke-width": 1.5 });
+    this.now = this.add("path", { stroke: GREY });
+    const text = { fill: "currentColor", style: "font:10px sans-serif" };
+    [this.top, this.zero, this.last] = [0, 1, 2].map(() => this.add("text", { ...text, "text-anchor": "end" }));
+    this.name = this.add("text", { ...text, x: 4 });
+    this.name.textContent = "loss";
+    this.zero.textContent = "0";
+    this.root.append(this.svg);
+  }
+
+  add(tag, attributes) {
+    const made = element(tag, attributes);
+    this.svg.append(made);
+    return made;
+  }
+
+  /** Show the losses of a run of `total` steps. */
+  show(losses, total) {
+    const [width, height] = [this.root.clientWidth, this.root.clientHeight];
+    const [right, bottom] = [width - EDGE.right, height - EDGE.bottom];
+    if (right <= EDGE.left || bottom <= EDGE.top) return;
+    const most = ceiling(losses);
+    const x = (step) => (EDGE.left + ((right - EDGE.left) * step) / Math.max(1, total)).toFixed(1);
+    const y = (loss) => (bottom - (bottom - EDGE.top) * Math.min(1, loss / most)).toFixed(1);
+    this.axes(right, bottom, most, total);
+    const stride = Math.max(1, Math.ceil(losses.length / (2 * width))); // more points than that are not seen
+    const seen = (values, mark) => values.map(mark).filter((_, i) => i % stride === 0).join("");
+    this.points.setAttribute("d", seen(losses, (loss, i) => `M${x(i + 1) - 1} ${y(loss) - 1}h2v2h-2z`));
+    const mean = smoothed(losses, Math.min(50, total / 10));
+    this.line.setAttribute("d", seen(mean, (loss, i) => `${i ? "L" : "M"}${x(i + 1)} ${y(loss)}`));
+    const under = losses.length && losses.length < total;
+    this.now.setAttribute("d", under ? `M${x(losses.length)} ${EDGE.top}V${bottom}` : "");
+  }
+
+  axes(right, bottom, most, total) {
+    set(this.frame, { x: EDGE.left, y: EDGE.top, width: right - EDGE.left, height: bottom - EDGE.top });
+    set(this.top, { x: EDGE.left - 4, y: EDGE.top + 8 });
+    set(this.zero, { x: EDGE.left - 4, y: bottom });
+    set(this.last, { x: right, y: bottom + 12 });
+    set(this.name, { y: (bottom + EDGE.bottom) / 2 });
+    this.top.textContent = most.toPrecision(2);
+    this.last.textContent = String(total);
   }
 }
 
-function drawAxes(pen, width, height, top, total, colours) {
-  pen.strokeStyle = colours.axis;
-  pen.strokeRect(EDGE.left, EDGE.top, width - EDGE.left - EDGE.right, height - EDGE.top - EDGE.bottom);
-  pen.fillStyle = colours.text;
-  pen.font = "10px sans-serif";
-  pen.textAlign = "right";
-  pen.fillText(top.toPrecision(2), EDGE.left - 4, EDGE.top + 8);
-  pen.fillText("0", EDGE.left - 4, height - EDGE.bottom);
-  pen.fillText(String(total), width - EDGE.right, height - 4);
-  pen.textAlign = "left";
-  pen.fillText("loss", 4, height / 2);
+function element(tag, attributes) {
+  return set(document.createElementNS(SVG, tag), attributes);
 }
 
-function drawLine(pen, values, stride, x, y, colour) {
-  pen.strokeStyle = colour;
-  pen.lineWidth = 1.5;
-  pen.beginPath();
-  for (let i = 0; i < values.length; i += stride) pen.lineTo(x(i + 1), y(values[i]));
-  pen.stroke();
+function set(made, attributes) {
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
 }

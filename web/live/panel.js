@@ -1,13 +1,12 @@
 // What an Erase node shows of its run: chart, figures, previews and a button.  Styles are its own elements' alone.
 
-import { drawChart } from "./chart.js";
+import { Chart } from "./chart.js";
 
 export const HEIGHT = 280;
 
 const STYLE = {
   root: "display:flex;flex-direction:column;gap:4px;width:100%;height:100%;min-height:0;overflow:hidden;" +
     "font:11px sans-serif;color:var(--input-text,#ddd);box-sizing:border-box;",
-  canvas: "flex:1 1 80px;min-height:60px;width:100%;display:block;",
   line: "white-space:nowrap;overflow:hidden;text-overflow:ellipsis;min-height:14px;",
   words: "overflow:hidden;max-height:42px;overflow-wrap:anywhere;color:var(--descrip-text,#999);",
   previews: "display:none;gap:6px;flex:0 0 auto;",
@@ -17,13 +16,19 @@ const STYLE = {
     "background:var(--comfy-input-bg,#222);color:inherit;font:inherit;",
 };
 
-const STATES = { finished: "finished", stopped: "stopped", failed: "failed", lost: "the server was restarted" };
+const STATES = {
+  finished: "finished",
+  stopped: "stopped",
+  failed: "failed",
+  lost: "interrupted: the server was restarted",
+};
 
 export class Panel {
   constructor(onFinish) {
     this.root = made("div", STYLE.root);
-    this.canvas = made("canvas", STYLE.canvas);
+    this.chart = new Chart();
     this.line = made("div", STYLE.line);
+    this.line.dataset.esdLine = "";
     this.words = made("div", STYLE.words);
     this.previews = made("div", STYLE.previews);
     this.button = made("button", STYLE.button);
@@ -31,7 +36,7 @@ export class Panel {
     this.button.textContent = "Finish now";
     this.button.title = "End the training after this step and go on with what has been learnt.";
     this.button.addEventListener("click", () => this.run && onFinish(this.run));
-    this.root.append(this.canvas, this.line, this.words, this.previews, this.button);
+    this.root.append(this.chart.root, this.line, this.words, this.previews, this.button);
     this.root.dataset.esdLive = "";
     this.visible = false;
     this.observer = new IntersectionObserver((entries) => {
@@ -40,7 +45,7 @@ export class Panel {
     });
     this.observer.observe(this.root);
     this.resizing = new ResizeObserver(() => this.draw());
-    this.resizing.observe(this.canvas);
+    this.resizing.observe(this.chart.root);
     this.show(null);
   }
 
@@ -61,12 +66,12 @@ export class Panel {
 
   drawNow() {
     const run = this.run;
-    this.button.disabled = run?.state !== "running" || Boolean(run.finishing);
+    this.button.disabled = run?.state !== "running" || Boolean(run.finishing || run.away);
     this.button.style.opacity = this.button.disabled ? "0.4" : "1";
     this.line.textContent = run ? figures(run) : "not trained yet";
     this.words.textContent = this.words.title = run?.words ?? "";
     this.showPreviews(run?.previews ?? []);
-    drawChart(this.canvas, run?.losses ?? [], run?.total ?? 1, this.colours());
+    this.chart.show(run?.losses ?? [], run?.total ?? 1);
   }
 
   showPreviews(previews) {
@@ -74,11 +79,6 @@ export class Panel {
     this.shown = previews;
     this.previews.style.display = previews.length ? "flex" : "none";
     this.previews.replaceChildren(...previews.map(figure));
-  }
-
-  colours() {
-    const text = getComputedStyle(this.root).color;
-    return { text, axis: "rgba(128,128,128,0.6)", point: "rgba(110,160,230,0.55)", line: "rgb(240,150,60)" };
   }
 
   remove() {
@@ -111,6 +111,7 @@ export function figures(run) {
   const parts = [`step ${run.step} / ${run.total}`];
   if (run.losses.length) parts.push(`loss ${run.losses.at(-1).toExponential(1)}`);
   if (run.state !== "running") parts.push(STATES[run.state] ?? "");
+  else if (run.away) parts.push("the server is away");
   else if (run.finishing) parts.push("finishing");
   else {
     if (run.seconds_left != null) parts.push(`${duration(run.seconds_left)} left`);

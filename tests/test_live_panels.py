@@ -1,0 +1,207 @@
+"""Live panels where more than one thing goes on: several Erase nodes, hidden nodes, a server that goes away."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import panels
+import pytest
+from tried import tried
+
+import browser
+from launch.base import PACK
+from launch.server import Server
+
+OURS = f"/extensions/{PACK}/"
+RENDERERS = pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
+
+
+class Own:
+    """A server of this file's own, that a test may kill and start again under the same address."""
+
+    def __init__(self, host: Any, base: Any) -> None:
+        self.host, self.base, self.port = host, base, None
+        self.start()
+
+    def start(self) -> None:
+        self.server = Server(self.host, self.base, self.port, arguments=["--cpu"]).wait()
+        self.port = self.server.port
+
+    def kill(self) -> None:
+        """As the kernel does when memory runs out: it can write nothing any more."""
+        os.killpg(self.server.process.pid, signal.SIGKILL)
+        self.server.process.wait()
+
+    def runs(self) -> list[dict[str, Any]]:
+        return list(self.server.get("/esd/runs")["runs"])
+
+    def stop_all(self) -> None:
+        """Leave nothing running or queued."""
+        self.server.post("/queue", {"clear": True})
+        self.server.interrupt()
+
+
+@pytest.fixture(scope="module")
+def own(comfy_path: Any, tmp_path_factory: Any) -> Iterator[Own]:
+    if not shutil.which("chromium"):
+        pytest.skip("chromium is not installed")
+    made = Own(comfy_path, tmp_path_factory.mktemp("own"))
+    yield made
+    made.server.stop()
+
+
+@pytest.fixture(scope="module")
+def opened(own: Own) -> Iterator[Any]:
+    """One browser for this file; `requests` collects what the page asks for, `said` what its console says."""
+    with browser.page_at(own.server.url) as page:
+        page.requests, page.said = [], []
+        tools = page.context.new_cdp_session(page)
+        tools.send("Network.enable")
+        tools.on("Network.requestWillBeSent", lambda told: page.requests.append(told))
+        page.on("console", lambda message: page.said.append((message.type, message.text, message.location["url"])))
+        yield page
+
+
+@pytest.fixture
+def shown(own: Own, opened: Any) -> Iterator[Any]:
+    """The page, with nothing collected yet; nothing of ours has gone wrong in it when a test ends."""
+    for collected in (opened.errors, opened.requests, opened.said):
+        collected.clear()
+    yield opened
+    own.stop_all()
+    assert opened.errors == []
+    assert [said for said in opened.said if said[0] == "error" and ("esd" in said[1] or "esd" in said[2])] == []
+    assert ours_elsewhere(opened) == []
+
+
+def ours(page: Any) -> list[str]:
+    """The requests that our files made."""
+    stacks = [(each["request"]["url"], json.dumps(each["initiator"].get("stack", ""))) for each in page.requests]
+    return [url for url, stack in stacks if OURS in stack and not url.startswith("data:")]
+
+
+def ours_elsewhere(page: Any) -> list[str]:
+    """Those of them that left the server."""
+    here = urlsplit(page.url).netloc
+    return [url for url in ours(page) if urlsplit(url).netloc != here]
+
+
+@RENDERERS
+def test_each_panel_shows_its_own_run_and_finishes_it_alone(shown, own, vue):
+    nodes = panels.put(shown, panels.erasing("cat", "dog"), vue)
+    assert [panels.text(shown, node).count("not trained yet") for node in nodes] == [1, 1]
+    shown.evaluate("() => void app.queuePrompt(0, 1)")
+    shown.wait_for_function("() => /step [1-9]/.test(document.body.textContent)", timeout=1000 * panels.STEP_SECONDS)
+    first, second = nodes if panels.step(shown, nodes[0]) > 0 else nodes[::-1]
+    assert "not trained yet" in panels.text(shown, second) and not panels.can_finish(shown, second)
+    panels.at_step(shown, first, 3)
+    panels.finish(shown, first)
+    panels.wait_for(shown, first, "finished early")
+    ended = panels.step(shown, first)
+    panels.at_step(shown, second, 3)
+    assert panels.can_finish(shown, second) and not panels.can_finish(shown, first)
+    assert panels.step(shown, first) == ended == panels.points(shown, first) < panels.STEPS
+    shown.reload()
+    browser.ready(shown)
+    panels.fit(shown)
+    panels.at_step(shown, second, 6)
+    panels.wait_for(shown, first, "finished early")
+    assert panels.step(shown, first) == ended == panels.points(shown, first)
+    assert panels.can_finish(shown, second) and not panels.can_finish(shown, first)
+    panels.finish(shown, second)
+    panels.wait_for(shown, second, "finished early")
+    assert [run["state"] for run in own.runs()[-2:]] == ["finished", "finished"]
+    assert {run["node"] for run in own.runs()[-2:]} == {str(first), str(second)}
+    tried("two Erase nodes in one graph, finished early one by one, the page reloaded between", 1, "each panel its own run")
+
+
+HIDING = {
+    "collapsed": ("app.graph.getNodeById(id).collapse()", "app.graph.getNodeById(id).collapse()"),
+    "outside the view": (
+        "app.canvas.ds.offset[0] += 90000; app.canvas.setDirty(true, true)",
+        "app.canvas.ds.offset[0] -= 90000; app.canvas.setDirty(true, true)",
+    ),
+    "in another workflow's tab": (
+        "await app.extensionManager.command.execute('Comfy.NewBlankWorkflow')",
+        "[...document.querySelectorAll('.workflow-tab')].at(-2).click()",
+    ),
+}
+SUBGRAPH = "const {node} = app.graph.convertToSubgraph(new Set([app.graph.getNodeById(id)])); return node.id"
+ENTER = "app.canvas.setGraph([...app.rootGraph.subgraphs.values()][0])"
+
+
+def quiet(page: Any, own: Own, node: int) -> tuple[dict[str, int], int]:
+    """What our files did in two seconds in which the run went on; and the step that the server then is at."""
+    before = own.runs()[-1]["step"]
+    counted = panels.count(page, node, OURS, 2)
+    after = own.runs()[-1]["step"]
+    assert after > before, "the run went on meanwhile"
+    return counted, after
+
+
+@RENDERERS
+def test_hidden_panels_do_no_work_and_are_right_when_they_come_back(shown, own, vue):
+    (node,) = panels.put(shown, panels.erasing("cat"), vue)
+    idle = panels.count(shown, node, OURS, 2)
+    assert idle == {"calls": 0, "changes": 0}, "nothing runs: no frame, no timer, no question"
+    shown.evaluate("() => void app.queuePrompt(0, 1)")
+    panels.at_step(shown, node, 2)
+    assert quiet(shown, own, node)[0]["changes"] > 0, "while it is seen it is drawn"
+    for way, (hide, show) in HIDING.items():
+        shown.evaluate(f"async id => {{ {hide} }}", node)
+        shown.wait_for_timeout(700)
+        counted, step = quiet(shown, own, node)
+        assert counted == {"calls": 0, "changes": 0}, way
+        shown.evaluate(f"async id => {{ {show} }}", node)
+        panels.at_step(shown, node, step)
+    panels.finish(shown, node)
+    panels.wait_for(shown, node, "finished early")
+    assert len(ours(shown)) <= 2, "the button, and nothing in a regular way"
+    tried("Erase node collapsed, outside the view, and in another tab while it trains", 3, "no work, right when shown again")
+
+
+def test_in_a_subgraph_the_panel_sleeps_until_it_is_opened(shown, own):
+    (node,) = panels.put(shown, panels.erasing("cat"))
+    shown.evaluate(f"id => {{ {SUBGRAPH} }}", node)
+    inside = shown.evaluate("[...app.rootGraph.subgraphs.values()][0].nodes[0].id")
+    shown.evaluate("() => void app.queuePrompt(0, 1)")
+    shown.wait_for_function("() => fetch('/esd/runs').then(a => a.json()).then(a => a.runs.at(-1).step > 1)")
+    counted, step = quiet(shown, own, inside)
+    assert counted == {"calls": 0, "changes": 0}
+    assert ":" in own.runs()[-1]["node"]
+    shown.evaluate(f"() => {{ {ENTER}; app.canvas.fitViewToSelectionAnimated?.() }}")
+    panels.fit(shown)
+    panels.at_step(shown, inside, step)
+    assert panels.can_finish(shown, inside)
+    panels.finish(shown, inside)
+    panels.wait_for(shown, inside, "finished early")
+    tried("Erase node in a subgraph that is not open while it trains", 1, "no work, right when it is opened")
+
+
+def test_the_server_dies_in_a_run_and_the_page_stays(shown, own):
+    (node,) = panels.put(shown, panels.erasing("fox", snapshot_every=5, start="reuse or resume"))
+    shown.evaluate("() => void app.queuePrompt(0, 1)")
+    panels.at_step(shown, node, 12)
+    own.kill()
+    panels.wait_for(shown, node, "the server is away")
+    assert not panels.can_finish(shown, node)
+    own.start()
+    panels.wait_for(shown, node, "interrupted: the server was restarted")
+    assert "goes on from the last snapshot" in panels.text(shown, node) and not panels.can_finish(shown, node)
+    assert panels.points(shown, node) >= 12
+    assert not shown.get_by_role("dialog").is_visible()
+    shown.evaluate("() => void app.queuePrompt(0, 1)")
+    panels.wait_for(shown, node, "going on after step ")
+    resumed = int(panels.text(shown, node).partition("going on after step ")[2].split()[0])
+    assert resumed >= 10 and resumed % 5 == 0
+    panels.at_step(shown, node, resumed + 1)
+    panels.finish(shown, node)
+    panels.wait_for(shown, node, "finished early")
+    assert panels.points(shown, node) == panels.step(shown, node) > resumed
+    tried("server killed in the middle of a run with the page open, and started again", 1, "told in words, gone on from the snapshot")
