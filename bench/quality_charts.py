@@ -78,7 +78,9 @@ def _curves(points: list[tuple[str, float, float]]) -> list[str]:
         at = [f"{x:.1f} {PANEL[1] * (1 - point[column]):.1f}" for x, point in zip(places, points, strict=True)]
         made += [f'<path d="M{"L".join(at)}" fill="none" stroke="{colour}" stroke-width="2"/>']
         made += [f'<circle cx="{a.split()[0]}" cy="{a.split()[1]}" r="3.5" fill="{colour}"/>' for a in at]
-    return made + [_text(x, PANEL[1] + 16, f"η {label}", "middle") for x, (label, *_) in zip(places, points, strict=True)]
+    return made + [
+        _text(x, PANEL[1] + 16, f"\u03b7 {label}", "middle") for x, (label, *_) in zip(places, points, strict=True)
+    ]
 
 
 def _bars(points: list[tuple[str, float, float]]) -> list[str]:

@@ -6,8 +6,9 @@ import json
 from typing import Any
 from uuid import uuid4
 
-import browser
 from help_pictures import CAT, MAKE, SMALL, STOCK
+
+import browser
 
 STEPS, STEP_SECONDS = 3000, 90
 """More steps than any test waits for, and how many seconds the first ones may take on a busy machine."""
@@ -16,17 +17,18 @@ STEPS, STEP_SECONDS = 3000, 90
 def erasing(*concepts: str, **values: Any) -> tuple[list[Any], list[Any]]:
     """Nodes and links of a graph with an Erase node for each concept; its loader is the host's own."""
     quick = {"walk_steps": 8, "points_per_walk": 8, "walk_batch": 1, "pool": 8}  # the first step comes at once
-    nodes: list[Any] = [STOCK, (SMALL[0], (0, 370), SMALL[2] | quick)]
+    nodes: list[Any] = [STOCK, (SMALL[0], (0, 520), SMALL[2] | quick)]
     links: list[Any] = []
     settings = {"method": "esd-x-strict", "steps": STEPS, "learning_rate": 1e-5, "preview_every": 0}
     for row, concept in enumerate(concepts):
         first = len(nodes)
         nodes += [
-            (CAT[0], (0, 170 + 1000 * row), {"concept": concept}),
-            ("ESDErase", (370, 900 * row), settings | {"snapshot_every": 0, "start": "start over"} | values),
-            ("ESDErasureInfo", (740, 900 * row), {"size": (300, 200)}),
+            (CAT[0], (0, 150 + 190 * row), {"concept": concept}),
+            ("ESDErase", (370 + 480 * row, 0), settings | {"snapshot_every": 0, "start": "start over"} | values),
+            ("ESDErasureInfo", (370 + 480 * row, 950), {"size": (300, 60)}),
         ]
-        links += [(0, "MODEL", first + 1, "model"), (0, "CLIP", first + 1, "clip"), (1, "settings", first + 1, "settings")]
+        from_loader = [(0, "MODEL", first + 1, "model"), (0, "CLIP", first + 1, "clip")]
+        links += [*from_loader, (1, "settings", first + 1, "settings")]
         links += [(first, "concepts", first + 1, "concepts"), (first + 1, "weights", first + 2, "weights")]
     return nodes, links
 
@@ -105,8 +107,8 @@ def can_finish(page: Any, node: int) -> bool:
 
 
 COUNT = """([id, ours]) => {
-    """ + PANEL + """
-    const counts = window.counted = {calls: 0, changes: 0};
+    PANEL;
+    window.counted = {calls: 0, changes: 0};
     if (!window.countedFrom) {
         window.countedFrom = true;
         for (const name of ['requestAnimationFrame', 'setTimeout', 'setInterval', 'fetch']) {
@@ -127,6 +129,11 @@ COUNT = """([id, ours]) => {
 
 def count(page: Any, node: int, ours: str, seconds: float) -> dict[str, int]:
     """For some seconds: frames, timers and fetches that our files ask for, and changes inside the node's panel."""
-    page.evaluate(COUNT, [node, ours])
+    page.evaluate(COUNT.replace("PANEL;", PANEL), [node, ours])
     page.wait_for_timeout(1000 * seconds)
+    return counted(page)
+
+
+def counted(page: Any) -> dict[str, int]:
+    """What was counted up to now, since `count` was called."""
     return dict(page.evaluate("window.counted"))

@@ -86,3 +86,15 @@ def test_the_judge_s_time_is_not_counted(bench_modules, monkeypatch):
         done = watch.point()
     assert points == 2 * erased.JUDGE_EVERY
     assert watch.figures == {"seconds_to_erased": float(points), "points_to_erased": points}
+
+
+def test_the_charts_in_the_guides_are_drawn_from_the_figures(bench_modules):
+    """Otherwise run `python bench/quality_charts.py`."""
+    drawing = pytest.importorskip("quality_charts")
+    rows = json.loads((ROOT / "bench" / "quality.json").read_text("utf-8"))["rows"]
+    drawn = drawing.charts(rows)
+    assert {path.name: path.read_text("utf-8") for path in drawing.FOLDER.glob("quality_*.svg")} == drawn
+    by_eta = drawing.curves(rows, "eta", [0.0, 1.0, 2.0, 4.0])
+    assert len(by_eta) >= 7 and all(len(points) == 4 for points in by_eta.values())
+    (cat,) = [r for r in rows if r["task"] == "object: cat" and r["change"] == {"eta": 0.0}]
+    assert by_eta["object: cat"][0][1] == cat["erased"]["after"]

@@ -5,7 +5,7 @@ const SVG = "http://www.w3.org/2000/svg";
 const EDGE = { left: 44, right: 8, top: 8, bottom: 16 };
 const GREY = "rgba(128,128,128,0.6)";
 const STYLE = {
-  root: "flex:1 1 80px;min-height:60px;width:100%;position:relative;overflow:hidden;",
+  root: "flex:1 1 130px;min-height:60px;width:100%;position:relative;overflow:hidden;",
   svg: "position:absolute;left:0;top:0;width:100%;height:100%;",
 };
 
