@@ -1,4 +1,4 @@
-"""Draw docs/pictures/quality_eta.svg and quality_method.svg from bench/quality.json: `python bench/quality_charts.py`.
+"""Draw docs/pictures/quality_eta.svg and quality_method.svg from bench/quality.json: `python run.py bench quality_charts`.
 
 A panel for each task: how often the judge finds what was erased, and the worse of neighbours and rest, against eta
 (esd-x, the base as source) and for each method (eta 1).  Standard library only.
@@ -6,6 +6,7 @@ A panel for each task: how often the judge finds what was erased, and the worse 
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,7 @@ def charts(rows: list[Row]) -> dict[str, str]:
 
 def main() -> None:
     """Write the pictures."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
     rows = json.loads((ROOT / "bench" / "quality.json").read_text("utf-8"))["rows"]
     for name, svg in charts(rows).items():

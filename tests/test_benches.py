@@ -89,7 +89,7 @@ def test_the_judge_s_time_is_not_counted(bench_modules, monkeypatch):
 
 
 def test_the_charts_in_the_guides_are_drawn_from_the_figures(bench_modules):
-    """Otherwise run `python bench/quality_charts.py`."""
+    """Otherwise run `python run.py bench quality_charts`."""
     drawing = pytest.importorskip("quality_charts")
     rows = json.loads((ROOT / "bench" / "quality.json").read_text("utf-8"))["rows"]
     drawn = drawing.charts(rows)
