@@ -1,4 +1,4 @@
-"""Draw docs/pictures/quality_eta.svg and quality_method.svg from bench/quality.json: `python run.py bench quality_charts`.
+"""Draw the charts in docs/pictures from bench/quality.json: `python run.py bench quality_charts`.
 
 A panel for each task: how often the judge finds what was erased, and the worse of neighbours and rest, against eta
 (esd-x, the base as source) and for each method (eta 1).  Standard library only.
