@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 PACK = sorted(
@@ -33,6 +34,26 @@ HOST_MODULES = {
     "api_server",
     "main",
 }
+METHOD_TESTS = [
+    ROOT / "tests" / f"{name}.py"
+    for name in (
+        *(
+            "bounds",
+            "fakes",
+            "mutations",
+            "mutants",
+            "tried",
+            "test_bad_files",
+            "test_concepts_settings",
+            "test_examples",
+        ),
+        *("test_files", "test_formats", "test_fuzz_files", "test_objective", "test_properties", "test_resume"),
+        *("test_train",),
+    )
+]
+"""The tests of esd/ and what they use, which run where there is no host."""
+
+FIXTURES = {"comfy", "comfy_path", "comfy_base", "node_classes", "playground", "host", "page", "object_info"}
 TORCH_AND_FRIENDS = {"torch", "einops", "safetensors"}
 
 
@@ -81,6 +102,35 @@ def test_the_method_knows_no_host(path):
 )
 def test_only_nodes_host_imports_the_host(path):
     assert not {module for module, level in imports(path) if not level} & HOST_MODULES
+
+
+@pytest.mark.parametrize("path", METHOD_TESTS, ids=name_of)
+def test_the_method_is_tested_without_the_host(path):
+    tree = ast.parse(path.read_text("utf-8"))
+    asked = {a.arg for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) for a in node.args.args}
+    whole = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert not {module for module, _ in imports(path)} & HOST_MODULES and not asked & FIXTURES
+    assert not [module for module in whole if module.startswith("esd_pack.nodes")]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=name_of)
+def test_no_test_file_imports_the_host_before_a_fixture_has_made_it_ready(path):
+    """Only inside functions: the top of a file is run where there is no host, and before its folders are set."""
+    top = [node for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = [a.name for node in top if isinstance(node, ast.Import) for a in node.names]
+    names += [node.module or "" for node in top if isinstance(node, ast.ImportFrom)]
+    assert not {name.partition(".")[0] for name in names} & HOST_MODULES
+    assert not [name for name in names if name.startswith("esd_pack.nodes")]
+
+
+def test_ruff_asks_for_all_that_the_host_asks_for(comfy_path):
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["ruff"]["lint"]
+    theirs = tomllib.loads((comfy_path / "pyproject.toml").read_text("utf-8"))["tool"]["ruff"]["lint"]["select"]
+    ours = tuple(settings["select"])
+    assert theirs and [rule for rule in theirs if not rule.startswith(ours)] == []
+    assert {"E", "F", "W", "I", "B", "UP", "D", "S", "T"} <= set(ours)
+    left_out = [rules for path, rules in settings["per-file-ignores"].items() if path.startswith(("esd", "nodes", "*"))]
+    assert left_out == [] and not {"S", "D", "B", "D1", "D103"} & set(settings["ignore"])
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "nodes").rglob("*.py")), ids=name_of)

@@ -11,8 +11,10 @@ from fakes import Call, FakeDenoiser, Told
 
 from esd_pack.esd.concepts import make_concept, make_keep
 from esd_pack.esd.errors import EsdError
+from esd_pack.esd.files import write_safetensors
+from esd_pack.esd.formats.read import opened
 from esd_pack.esd.settings import Settings
-from esd_pack.esd.snapshot import read_snapshot, write_snapshot
+from esd_pack.esd.snapshot import _check, read_snapshot, write_snapshot
 from esd_pack.esd.train import Training
 
 CONCEPTS = [make_concept("cat"), make_concept("hat", erase_from="man in a hat")]
@@ -141,4 +143,40 @@ def test_a_damaged_snapshot_is_refused(tmp_path, keep):
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * keep)])
     with pytest.raises(EsdError, match="cannot be used"):
+        read_snapshot(path, "the run", run.denoiser)
+
+
+LIES = {
+    "an optimiser of other weights": lambda tensors, text: text.update(numbers='{"optimizer/99/x": 1.0}'),
+    "a weight of another shape": lambda tensors, text: tensors.update(
+        {name: torch.zeros(3) for name in tensors if name.startswith("student/")}
+    ),
+    "an order beyond its examples": lambda tensors, text: tensors["stream/0/order"].add_(1000),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_snapshot_that_lies_under_a_right_checksum_is_refused(tmp_path, lie):
+    run = training(VARIANTS["default"])
+    next(iter(run))
+    path = tmp_path / "snapshot.esd"
+    write_snapshot(run.snapshot(), path, "the run")
+    with opened(path) as file:
+        tensors = {name: stored.load() for name, stored in file.tensors.items()}
+        text = {key: value for key, value in file.metadata.items() if key != "check"}
+    LIES[lie](tensors, text)
+    write_safetensors(tensors, path, {**text, "check": _check(tensors, text)})
+    with pytest.raises(EsdError, match="cannot be used"):
+        read_snapshot(path, "the run", run.denoiser)
+
+
+def test_one_bit_of_a_snapshot_is_missed(tmp_path):
+    run = training(VARIANTS["default"])
+    next(iter(run))
+    path = tmp_path / "snapshot.esd"
+    write_snapshot(run.snapshot(), path, "the run")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(EsdError, match="it is damaged"):
         read_snapshot(path, "the run", run.denoiser)

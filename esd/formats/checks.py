@@ -37,7 +37,7 @@ def safetensors_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or not 2 <= length <= min(MOST_HEADER, size - 8):
             raise EsdError(
-                f"{path.name} is damaged: its header claims {length} bytes of a file of {size}; download it again."
+                f"{path.name} is damaged: its header does not fit a file of {size} bytes; download it again."
             )
         header = _parsed(path, file.read(length))
     metadata = header.pop("__metadata__", {})

@@ -21,6 +21,9 @@ EVENT = "esd.run"
 REMEMBERED = 16
 """Ended runs whose charts a page can still ask for."""
 
+LONGEST_PROMPT = 500
+"""Characters of a prompt that a page is told below its preview."""
+
 EVERY_SECONDS = 0.25
 """The least time between two messages of one run."""
 
@@ -110,8 +113,8 @@ class Board:
         self.tell(live)
 
     def show(self, live: Live, previews: Sequence[dict[str, str]]) -> None:
-        """Replace the previews: label, prompt and JPEG as base64 each."""
-        live.previews = list(previews)
+        """Replace the previews: label, prompt (its beginning) and JPEG as base64 each."""
+        live.previews = [{**each, "prompt": each["prompt"][:LONGEST_PROMPT]} for each in previews]
         self.tell(live, with_previews=True)
 
     def running(self, id_: str) -> Live | None:
@@ -131,7 +134,7 @@ def board() -> Board:
 
 
 def add_routes() -> None:
-    """GET /esd/runs for a page that was reloaded, and POST /esd/runs/ID/finish for its button."""
+    """GET /esd/runs for a page that was reloaded, POST /esd/runs/ID/finish for its button, and no more below /esd."""
     server = getattr(PromptServer, "instance", None)
     if server is None or hasattr(server, "esd_routes"):
         return
@@ -149,3 +152,7 @@ def add_routes() -> None:
         run.finish = True
         log.info("ESD: the page asks to finish now")
         return web.json_response({"state": "finishing"})
+
+    @server.routes.route("*", "/esd/{rest:.*}")  # or the host would look for a file of that name, whatever it is
+    async def nothing(request: web.Request) -> web.Response:
+        return web.json_response({"error": "There is nothing here."}, status=404)

@@ -9,6 +9,7 @@ from typing import Any
 
 import comfy.model_management
 import comfy.sd
+import comfy.utils
 import folder_paths
 import torch
 
@@ -16,6 +17,7 @@ from ...esd.errors import EsdError
 from ...esd.formats.read import opened
 from ...esd.formats.torch_zip import refuse_bomb
 from .families import identify
+from .folders import file_in
 from .interrupt import say
 
 log = logging.getLogger("esd")
@@ -41,11 +43,11 @@ def load(name: str, node_id: str | None = None) -> Loaded:
 
     Raises EsdError when it is missing or cannot be erased.
     """
-    path = folder_paths.get_full_path("checkpoints", name)
+    path = file_in("checkpoints", name)
     if path is None:
-        raise EsdError(f'There is no checkpoint "{name}": put it into models/checkpoints and refresh (R).')
-    refuse_bomb(Path(path))
-    model, clip, vae = _host_load(Path(path))
+        raise EsdError(f'There is no checkpoint "{name!s:.100}": put it into models/checkpoints and refresh (R).')
+    _refuse_unsafe(path)
+    model, clip, vae = _host_load(path)
     if model is None:
         raise EsdError(f'"{name}" holds no diffusion model: choose a full checkpoint.')
     family = identify(model)
@@ -55,6 +57,16 @@ def load(name: str, node_id: str | None = None) -> Loaded:
     log.info("ESD: %s is %s", name, summary)
     say(node_id, summary)
     return Loaded(model, clip, vae, summary)
+
+
+def _refuse_unsafe(path: Path) -> None:
+    """Refuse a zip bomb, and a pickle where the host would let it run its code: with PyTorch before 2.4."""
+    refuse_bomb(path)
+    if path.suffix.lower() not in (".safetensors", ".sft") and not getattr(comfy.utils, "ALWAYS_SAFE_LOAD", True):
+        raise EsdError(
+            f"{path.name} is a pickle, and this PyTorch cannot open one without running what is in it: use a "
+            "safetensors file, or PyTorch 2.4 or newer."
+        )
 
 
 def _host_load(path: Path) -> tuple[Any, Any, Any]:
@@ -67,7 +79,7 @@ def _host_load(path: Path) -> tuple[Any, Any, Any]:
     except (comfy.model_management.InterruptProcessingException, MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = str(error).strip().partition("\n")[0].replace(str(path), path.name) or type(error).__name__
         with opened(path):  # says what is wrong with the file itself, if anything is
             raise EsdError(
                 f'"{path.name}" could not be loaded as a checkpoint ({reason}): choose a full checkpoint, or download '

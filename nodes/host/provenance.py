@@ -10,12 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import folder_paths
-
 from ...esd.concepts import Concept, Keep
 from ...esd.settings import Settings
 from ...version import VERSION
 from .families import Family
+from .folders import file_in
+
+LONGEST_ID = 200
+"""Characters of a graph's id, which is told to every page; the page's own ids have 36."""
 
 log = logging.getLogger("esd")
 
@@ -31,8 +33,7 @@ def base_file(prompt: Mapping[str, Any] | None, node_id: str | None, input_name:
         inputs = _inputs(prompt, source)
         for name, folder in _FILE_INPUTS:
             if isinstance(inputs.get(name), str):
-                found = folder_paths.get_full_path(folder, inputs[name])
-                return Path(found) if found else None
+                return file_in(folder, inputs[name])
         source = next(filter(None, (_source(inputs.get(name)) for name in _UPSTREAM[input_name])), None)
     return None
 
@@ -69,7 +70,8 @@ def whole_checkpoint(prompt: Mapping[str, Any] | None, node_id: str | None) -> P
 def workflow_id(extra: Any) -> str:
     """The id of the graph that a prompt was made from, where the page sent it along."""
     workflow = extra.get("workflow") if isinstance(extra, Mapping) else None
-    return str(workflow.get("id") or "") if isinstance(workflow, Mapping) else ""
+    found = workflow.get("id") if isinstance(workflow, Mapping) else None
+    return found if isinstance(found, str) and len(found) <= LONGEST_ID else ""
 
 
 def sha256(path: Path) -> str:

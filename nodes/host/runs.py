@@ -6,9 +6,11 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +29,12 @@ from ...esd.snapshot import read_snapshot, write_snapshot
 from ...esd.train import Training
 from ...esd.weights import ErasedWeights, lora_key, save_differences
 from .families import NETWORK_PREFIX
+from .folders import require_own
 
 log = logging.getLogger("esd")
+
+SNAPSHOT, RESULT = "snapshot.esd", "erasure.safetensors"
+_RUN = re.compile("[0-9a-f]{16}")
 
 MOST_BYTES = 10 * 2**30
 """How much the kept runs may take together before the oldest are deleted; the newest always stays."""
@@ -54,7 +60,7 @@ class RunFolder:
 
     def __init__(self, key: str) -> None:
         self.key, self.path = key, runs_folder() / key[:16]
-        self.snapshot, self.result = self.path / "snapshot.esd", self.path / "erasure.safetensors"
+        self.snapshot, self.result = self.path / SNAPSHOT, self.path / RESULT
 
     def finished(self, denoiser: Denoiser) -> Finished | None:
         """The kept result, where there is one; raises EsdError with the cure when it cannot be read."""
@@ -102,6 +108,7 @@ class RunFolder:
         make_room(self.path)
 
     def _make(self) -> None:
+        require_own(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -117,14 +124,25 @@ def runs_folder() -> Path:
 
 
 def make_room(newest: Path) -> None:
-    """Delete the oldest runs until the rest takes no more than MOST_BYTES."""
-    others = sorted((p for p in newest.parent.iterdir() if p.is_dir() and p != newest), key=_age, reverse=True)
+    """Delete the oldest runs until the rest takes no more than MOST_BYTES; what else lies among them stays."""
+    others = sorted((p for p in newest.parent.iterdir() if _is_run(p) and p != newest), key=_age, reverse=True)
     taken = _size(newest)
     for folder in others:
         taken += _size(folder)
         if taken > MOST_BYTES:
             log.info("ESD: the kept run %s is deleted to make room", folder.name)
-            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):
+                for path in _files(folder):
+                    path.unlink()
+                folder.rmdir()  # refused where the user keeps something of his own there
+
+
+def _is_run(path: Path) -> bool:
+    return _RUN.fullmatch(path.name) is not None and path.is_dir() and not path.is_symlink()
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in (folder / SNAPSHOT, folder / RESULT) if path.is_file()]
 
 
 def _age(folder: Path) -> float:
@@ -136,9 +154,9 @@ def _size(folder: Path) -> int:
 
 
 def _found(folder: Path) -> list[os.stat_result]:
-    """What lies in a folder; nothing where it may not be looked at, or is just being deleted by another process."""
+    """The files of a run; none where they may not be looked at, or are just being deleted by another process."""
     try:
-        return [path.stat() for path in folder.iterdir()]
+        return [path.stat() for path in _files(folder)]
     except OSError:
         return []
 

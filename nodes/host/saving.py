@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import time
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +21,7 @@ from ...esd.files import write_atomically
 from ...esd.weights import ErasedWeights
 from .checkpoint import save_from_source
 from .exports import Export, format_of
+from .folders import require_own
 from .loading import require_parts
 from .memory import shortage_said
 
@@ -27,24 +30,43 @@ log = logging.getLogger("esd")
 AS_SOURCE, AS_LOADED = "as source", "as loaded"
 PRECISIONS = (AS_SOURCE, AS_LOADED)
 
+LONGEST_NAME = 180
+"""Bytes of a file name's beginning: file systems take 255, and counter, ending and an unfinished file's mark follow."""
+
+FORBIDDEN = '<>:"|?*' if os.name == "nt" else ""
+"""What no file name can have on this system; on Windows a colon would open a hidden second stream of another file."""
+
+_DATE = {"%year%": "%Y", "%month%": "%m", "%day%": "%d", "%hour%": "%H", "%minute%": "%M", "%second%": "%S"}
+_DATE |= {"%width%": "0", "%height%": "0"}
+"""The host's own words in file names; they are put in before it is looked where the name leads."""
+
 
 def output_path(prefix: str, ending: str) -> Path:
     """The next free name for a prefix in the output folder, `prefix_00001_` and the ending."""
     if not prefix.strip():
         raise EsdError("The file name is empty: type a name such as esd/erased.")
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in prefix):
-        raise EsdError(f'The file name "{prefix}" holds a character that no file name can have: type it anew.')
+    if any(unicodedata.category(character) in ("Cc", "Cs") or character in FORBIDDEN for character in prefix):
+        raise EsdError(f'The file name "{prefix:.100}" holds a character that no file name can have: type it anew.')
+    for token, form in _DATE.items():
+        prefix = prefix.replace(token, time.strftime(form))
+    output = folder_paths.get_output_directory()
+    whole = Path(os.path.abspath(Path(output, prefix)))
+    if whole.parent.is_relative_to(output):  # else the host refuses it below
+        require_own(whole.parent)
+        prefix = str(whole.relative_to(output))  # without "..", which after a link would lead elsewhere
     try:
-        folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+        folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, output)
     except OSError as error:
         raise EsdError(
-            f'The folder for "{prefix}" cannot be used ({error.strerror or error}): choose another name, or allow '
+            f'The folder for "{prefix:.100}" cannot be used ({error.strerror or error}): choose another name, or allow '
             "writing in the output folder."
         ) from error
     except Exception as error:  # the host raises a bare Exception for a path that leaves the folder
         raise EsdError(
-            f'The file name "{prefix}" leaves the output folder: use a name, or a sub-folder and a name.'
+            f'The file name "{prefix:.100}" leaves the output folder: use a name, or a sub-folder and a name.'
         ) from error
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        raise EsdError(f'The file name "{name:.100}" is too long: use at most {LONGEST_NAME} letters.')
     return Path(folder) / f"{name}_{counter:05}_{ending}"
 
 
