@@ -115,7 +115,7 @@ def only_words(shown):
 
 def test_a_run_under_hostile_words(opened, host):
     """Concept, keep and the node's title; a real run with previews, watched in the panel."""
-    made = graph(3)
+    made = graph(1)
     made["2"]["inputs"]["concept"] = ALL
     made["3"]["inputs"]["preview_every"] = 1
     made["3"]["inputs"]["keep"] = ["6", 0]
@@ -183,7 +183,7 @@ def test_a_file_with_hostile_name_and_metadata(opened, host):
     )  # fmt: skip
     told = json.dumps(list(host.get("/history").values())[-1]["outputs"])
     assert all(json.dumps(script)[1:-1] in told for script in SCRIPTS) and clean(opened)
-    tried("files whose names and whose every field of metadata are scripts, in the real page", 10, "shown as words")
+    tried("files whose names and whose every field of metadata are scripts, in the real page", 11, "shown as words")
 
 
 def test_what_is_drawn_and_saved_under_hostile_words(opened, host):
