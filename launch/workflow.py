@@ -118,6 +118,12 @@ def default_of(spec: list[Any]) -> Any:
     return {"INT": 0, "FLOAT": 0.0, "BOOLEAN": False}.get(kind, "")
 
 
+def new_node(object_info: Json, class_type: str, **inputs: Any) -> Json:
+    """A node of a prompt; fields that are left out have the value that the page would show."""
+    fields = {name: default_of(spec) for name, spec in input_specs(object_info[class_type]) if is_widget(spec)}
+    return {"class_type": class_type, "inputs": {**fields, **inputs}}
+
+
 def _has_control(name: str, spec: list[Any]) -> bool:
     by_name = spec[0] == "INT" and name in ("seed", "noise_seed")
     return bool(_options(spec).get("control_after_generate", by_name))

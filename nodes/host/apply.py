@@ -7,6 +7,7 @@ from typing import Any
 from ...esd.errors import EsdError
 from ...esd.metadata import number
 from ...esd.weights import ErasedWeights
+from .memory import take_back_layers
 
 
 def apply(model: Any, weights: ErasedWeights, strength: float) -> Any:
@@ -15,6 +16,7 @@ def apply(model: Any, weights: ErasedWeights, strength: float) -> Any:
         raise EsdError(
             f"The strength is {strength!r:.30}: it must be a number, 0 for the original and 1 for the erased."
         )
+    take_back_layers(model)
     _require_fitting(model, weights)
     erased = model.clone()
     if strength:

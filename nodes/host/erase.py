@@ -22,8 +22,8 @@ from .conditions import encode
 from .families import identify, native_latent
 from .interrupt import Progress
 from .job import Job, Plan, make_denoiser
-from .memory import LESS, clear, estimate, free_for, require, shortage_said
-from .network import weights_of
+from .memory import LESS, clear, estimate, free_for, require, shortage_said, take_back_layers
+from .network import require_own_network, require_visible, weights_of
 from .provenance import origin_of
 from .watch import Watch, watched
 
@@ -78,12 +78,15 @@ def _plainly(job: Job, report: Report) -> tuple[ErasedWeights, list[float]]:
 def make_plan(model: Any, settings: Settings) -> Plan:
     """Check the MODEL and the settings, choose what is left to choose, and make sure that memory suffices."""
     family = identify(model)
+    take_back_layers(model)
+    require_own_network(model)
     check(settings)
     settings = replace(settings, walk_guidance=settings.walk_guidance or family.walk_guidance)
     latent = native_latent(family, model, settings.width, settings.height)
     device = model.load_device
     dtype = _dtype(settings.precision, model, device)
     names = select(settings.method, weights_of(model.model.diffusion_model), family.naming)
+    require_visible(model, names)
     checkpointing = settings.checkpointing == "on"
     need = estimate(model, names, latent, settings, device, dtype, checkpointing)
     if settings.checkpointing == "auto" and not free_for(need, device):

@@ -92,6 +92,23 @@ def clear(device: torch.device) -> None:
         comfy.model_management.free_memory(1e30, device)
 
 
+def take_back_layers(model: Any) -> None:
+    """Let the host unload the MODELs of this network whose layers are now in place of its own.
+
+    Layers that another plugin lends to a MODEL stay in the network until another MODEL is sampled, and all MODELs of
+    a checkpoint share one network.
+    """
+    loaded = comfy.model_management.current_loaded_models
+    lent = [each for each in loaded if each.model is not None and model.is_clone(each.model) and _lends(each.model)]
+    if lent:
+        keep = [each for each in loaded if each not in lent]
+        comfy.model_management.free_memory(1e30, lent[0].device, keep_loaded=keep)
+
+
+def _lends(model: Any) -> bool:
+    return model.is_injected or any(name.startswith("diffusion_model") for name in model.object_patches_backup)
+
+
 def free_for(need: Need, device: torch.device) -> bool:
     """Whether the run fits into what is free now."""
     return need.total <= int(comfy.model_management.get_free_memory(device))

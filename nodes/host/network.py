@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import comfy.lora
@@ -10,6 +11,7 @@ import comfy.ops
 import torch
 from torch import Tensor, nn
 
+from ...esd.errors import EsdError
 from ...esd.selection import Weight
 from .families import NETWORK_PREFIX
 
@@ -29,9 +31,41 @@ def private_network(model: Any, device: torch.device, dtype: torch.dtype) -> nn.
         key.removeprefix(NETWORK_PREFIX): _as_seen(patches, key, device, dtype)
         for key, patches in model.get_key_patches(NETWORK_PREFIX).items()
     }
+    _require_same_layers(weights, network)
     network.load_state_dict(weights, strict=True, assign=True)
     _keep_float32_where_the_host_does(network)
     return network.requires_grad_(False).eval()
+
+
+def require_own_network(model: Any) -> None:
+    """Raise EsdError where another plugin has put something else in the place of the host's network."""
+    kind = type(model.model.diffusion_model)
+    if kind.__module__.partition(".")[0] != "comfy":
+        raise EsdError(
+            f"Another plugin has wrapped the network of this MODEL ({kind.__name__}), so ESD cannot build it: "
+            "connect that plugin's node after Erase, and restart ComfyUI if the node is gone already."
+        )
+
+
+def _require_same_layers(weights: Mapping[str, Tensor], network: nn.Module) -> None:
+    odd = sorted(weights.keys() ^ network.state_dict().keys())
+    if odd:
+        raise EsdError(
+            f"Another plugin has changed the layers of this MODEL (weights in one of the two only: {len(odd)}, such "
+            f"as {odd[0]}): connect that plugin's node after Erase, and restart ComfyUI if the node is gone already."
+        )
+
+
+def require_visible(model: Any, names: Iterable[str]) -> None:
+    """Raise EsdError where an object that another plugin puts in place would hide trained weights."""
+    modules = {place: thing for place, thing in model.object_patches.items() if isinstance(thing, nn.Module | Tensor)}
+    for name in names:
+        for place, thing in modules.items():
+            if f"{NETWORK_PREFIX}{name}".startswith(f"{place}.") or place == NETWORK_PREFIX + name:
+                raise EsdError(
+                    f"Another plugin puts {type(thing).__name__} in the place of {place} in this MODEL, where the "
+                    f"erasure of {name} would have no effect: take that plugin's node out of the graph."
+                )
 
 
 def compute_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
