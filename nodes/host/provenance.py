@@ -96,7 +96,7 @@ def origin_of(base: Path | None) -> Origin:
     try:
         return Origin(base.name, sha256(base)) if base else Origin()
     except OSError as error:
-        log.warning("ESD: the base file cannot be read any more, so the result will not name it: %s", error)
+        log.warning("ESD: the base file cannot be read any more, so the result will not name it: %s", str(error))
         return Origin()
 
 

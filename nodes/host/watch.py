@@ -156,8 +156,8 @@ class Watcher:
             with shortage_said(f"the {what} was made", cure):
                 work()
         except (EsdError, OSError) as error:
-            log.warning("ESD: %s: %s", cost, error)
             self.troubles[what] = f"{cost}: {error}"
+            log.warning("ESD: %s", self.troubles[what])  # words alone: the error holds the whole run
         if before or self.troubles:
             self.live.words = self._told() or self.live.words.replace(before or "", "")
 
