@@ -109,7 +109,7 @@ def panel(page):
 
 def only_words(shown):
     """A panel that is made of its own elements alone."""
-    own = {"canvas", "div", "figure", "img", "figcaption", "button", "span"}
+    own = {"div", "svg", "rect", "path", "text", "figure", "img", "figcaption", "button", "span"}
     return set(shown["tags"]) <= own and shown["listening"] == 0
 
 
