@@ -13,19 +13,22 @@ RUN = ROOT / ".run"
 OWN_HOST = RUN / "ComfyUI"
 PACK = "esd-concept-erasure"
 CHECKPOINT = "emoji-world.ckpt"
+PUBLISHED = "emoji-world-cat-esd-x.pt"
+PLAYGROUND = {CHECKPOINT: "checkpoints", PUBLISHED: "esd"}  # file -> where in models/ it belongs
 DATABASE = "sqlite:///:memory:"
 SETTINGS = {"Comfy.TutorialCompleted": True}  # or the page opens a dialog over the canvas on a first visit
 
 
 def prepare_base(base: Path, host: Path) -> Path:
-    """Make the base folder complete: this pack, the playground checkpoint, and the models that `host` already has."""
-    for name in ("custom_nodes", "input", "output", "temp", "models/checkpoints", "user/default"):
+    """Make the base folder complete: this pack, the playground's files, and the models that `host` already has."""
+    for name in ("custom_nodes", "input", "output", "temp", "models/checkpoints", "models/esd", "user/default"):
         (base / name).mkdir(parents=True, exist_ok=True)
     settings = base / "user" / "default" / "comfy.settings.json"
     if not settings.exists():
         settings.write_text(json.dumps(SETTINGS), encoding="utf-8")
     link_folder(ROOT, base / "custom_nodes" / PACK)
-    place_file(ROOT / "playground" / CHECKPOINT, base / "models" / "checkpoints" / CHECKPOINT)
+    for name, folder in PLAYGROUND.items():
+        place_file(ROOT / "playground" / name, base / "models" / folder / name)
     _share_models(base, host)
     return base
 

@@ -12,6 +12,8 @@ from xml.etree import ElementTree
 import pytest
 import tomllib
 
+from launch.base import PLAYGROUND
+
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 COMFY = PROJECT["tool"]["comfy"]
@@ -81,7 +83,7 @@ def test_the_archive_has_what_the_workflows_load(archive):
     for path in (ROOT / "workflows").glob("*.json"):
         for node in json.loads(path.read_text("utf-8"))["nodes"]:
             for value in node.get("widgets_values") or []:
-                if isinstance(value, str) and value.endswith(".ckpt"):
+                if isinstance(value, str) and value in PLAYGROUND:
                     assert f"playground/{value}" in archive
 
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from launch import workflow
 
-ROOT = Path(__file__).resolve().parents[1]
-WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 KSAMPLER = {
     "input": {
         "required": {
@@ -103,15 +99,3 @@ def test_set_input_and_upstream() -> None:
     assert (prompt["1"]["inputs"]["name"], part["1"]["inputs"]["name"]) == ("c", "a.ckpt")
     with pytest.raises(ValueError, match="no Absent node"):
         workflow.set_input(prompt, "Absent", "name", 1)
-
-
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_the_page_makes_the_same_prompt(path: Path, page: Any, object_info: dict[str, Any]) -> None:
-    """The workflow that people open and the prompt that the commands queue are the same graph."""
-    import browser
-
-    opened = json.loads(path.read_text(encoding="utf-8"))
-    browser.load(page, opened)
-    theirs = {key: {k: value[k] for k in ("class_type", "inputs")} for key, value in browser.as_prompt(page).items()}
-    assert workflow.to_prompt(opened, object_info) == theirs
-    assert page.errors == []
