@@ -176,15 +176,19 @@ def test_saved_files_opened_by_stock_loaders_draw_the_same(shared, host):
         assert pictures[f"before{node}"] == pictures[f"after{node}"]
 
 
-def test_a_missing_model_is_named_with_its_folder_and_address(page):
+def test_a_missing_model_is_named_with_its_folder_and_address(shared, host):
     """The page's own window on missing models, for a host that has none of the playground's files."""
-    path = ROOT / "workflows" / "open_a_published_file.json"
+    page = shared.context.new_page()
     page.route("**/api/experiment/models/*", lambda route: route.fulfill(json=[]))
     page.route("**/api/models/*", lambda route: route.fulfill(json=[]))
-    page.evaluate("w => void window.app.loadGraphData(w)", json.loads(path.read_text("utf-8")))
+    page.goto(host.url)
+    browser.ready(page)
+    workflow = json.loads((ROOT / "workflows" / "open_a_published_file.json").read_text("utf-8"))
+    page.evaluate("w => void window.app.loadGraphData(w)", workflow)
     dialog = page.get_by_role("dialog")
     dialog.get_by_text("Missing Models").wait_for()
     text = dialog.inner_text()
     for folder, name in (("checkpoints", "emoji-world.ckpt"), ("esd", "emoji-world-cat-esd-x.pt")):
         assert f"{folder} / {name}" in text
         assert f"https://github.com/esd-concept-erasure/esd-concept-erasure/raw/main/playground/{name}" in text
+    page.close()
