@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from tried import tried
 
 import browser
 from launch.base import PACK
@@ -46,7 +45,7 @@ FAULTS = """() => {
     const lost = nodes.filter(n => n.has_errors || !(n.constructor.nodeData || notes.includes(n.type)));
     const red = [...links.values()].filter(link => {
         const from = window.app.graph.getNodeById(link.origin_id), to = window.app.graph.getNodeById(link.target_id);
-        return from?.outputs[link.origin_slot]?.type !== to?.inputs[link.target_slot]?.type
+        return ![from?.outputs[link.origin_slot]?.type, '*'].includes(to?.inputs[link.target_slot]?.type)
             || to.inputs[link.target_slot].link !== link.id;
     });
     return [...lost.map(n => n.type), ...red.map(l => `link ${l.id}`), ...Object.keys(window.app.lastNodeErrors ?? {}),
@@ -119,10 +118,7 @@ def test_opens_from_browse_templates_and_runs(shared, object_info, path):
     """Opened by clicking, converted as ours is, no node covers another, run to its end, pictures shown."""
     from_templates(shared, path.stem)
     assert shared.evaluate(FAULTS) == []
-    shown = {
-        number: {key: node[key] for key in ("class_type", "inputs")}
-        for number, node in browser.as_prompt(shared).items()
-    }
+    shown = {number: as_described(node, object_info) for number, node in browser.as_prompt(shared).items()}
     assert shown == to_prompt(json.loads(path.read_text("utf-8")), object_info)
     assert covered(shared.evaluate(BOXES)) == []
     shared.evaluate(SHORTEN, SHORT)
@@ -133,12 +129,14 @@ def test_opens_from_browse_templates_and_runs(shared, object_info, path):
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     shared.screenshot(path=SCREENSHOTS / f"{path.stem}.png")
     assert complaints(shared) == []
-    if path == WORKFLOWS[-1]:
-        tried(
-            "shipped workflows opened from Browse Templates and run",
-            len(WORKFLOWS),
-            "each ran to its end, with no missing node, red link, console error or dialog",
-        )
+
+
+def as_described(node: dict[str, Any], object_info: dict[str, Any]) -> dict[str, Any]:
+    """A node of the page's prompt, without its title and what the page alone adds (Preview Any's own fields)."""
+    groups = object_info[node["class_type"]]["input"]
+    known = {name for group in ("required", "optional") for name in groups.get(group, {})}
+    inputs = {name: value for name, value in node["inputs"].items() if name in known}
+    return {"class_type": node["class_type"], "inputs": inputs}
 
 
 def covered(boxes: list[dict[str, Any]]) -> list[tuple[str, str]]:
