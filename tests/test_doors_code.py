@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import itertools
 import json
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -113,6 +114,16 @@ def test_the_search_finds_what_it_looks_for():
     for allowed in ("re.compile('x')", "network.eval()", "torch.load(p, weights_only=True)", "from aiohttp import web"):
         assert list(faults(allowed)) == []
     tried("forbidden calls and imports planted for the search through the sources", len(PLANTED), "each was found")
+
+
+SINKS = "innerHTML|outerHTML|insertAdjacent|document.write|eval|new Function|createContextualFragment|srcdoc"
+SINKS += r"|\.on[a-z]+ ="
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "web").rglob("*.js")), ids=lambda path: path.name)
+def test_the_page_is_given_words_and_never_markup(path):
+    assert re.findall(SINKS, path.read_text("utf-8")) == []
+    assert re.findall(SINKS, "a.innerHTML = b; c.onclick = d; eval(e)") == ["innerHTML", ".onclick =", "eval"]
 
 
 HEARD = {
