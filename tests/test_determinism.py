@@ -1,4 +1,4 @@
-"""Equal inputs give equal weights, bit for bit: again, resumed, after each step, from odd random states."""
+"""Equal inputs give equal weights, bit for bit: again, resumed, in another process, whatever ran before."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 from graphs import Graph, Remembering, slot
+from serving import saved, short_prompt
 from tried import tried
 
 from esd_pack.esd.settings import PRESETS
+from esd_pack.esd.weights import lora_key
 
 STEPS = 4
 QUICK = {"width": 64, "height": 64, "walk_steps": 4, "points_per_walk": 2, "walk_batch": 2, "pool": 4}
@@ -193,3 +195,53 @@ def test_each_preset(world, page, name):
         assert states() == before
     assert ends[0] == ends[1] and len(ends[0][1]) == 1
     tried(f"a step of the preset {name}, twice, from odd random states", 2, "the same bits, the states as before")
+
+
+def test_in_another_process(world, host, object_info):
+    """A real server makes the file that this process's weights would make."""
+    run = erase(world, learning_rate=1e-4, seed=6, clip=world.real_clip)
+    (there,) = [saved(host, host.run(short_prompt(object_info, steps=STEPS, learning_rate=1e-4, seed=6)).outputs)]
+    assert {lora_key(name): each for name, each in bits(run)[0].items()} == there
+    tried("the same run in two processes, one of them a server", 2, "the same bits")
+
+
+def test_whatever_ran_before(world):
+    """A KSampler on the MODEL with a LoRA, a picture decoded, another erasure: none of it leaves a trace."""
+    whole = bits(erase(world))
+    other = erase(world, concepts=(("dog", ""),), seed=9)
+    g = Graph(world.host)
+    lora = g.add("ESDApply", model=g.give(world.model), weights=g.give(other["weights"]), strength=3.0)
+    clip = g.give(world.real_clip)
+    drawn = g.add(
+        "KSampler",
+        model=lora,
+        positive=g.add("CLIPTextEncode", clip=clip, text="cat"),
+        negative=g.add("CLIPTextEncode", clip=clip, text="dog"),
+        latent_image=g.add("EmptyLatentImage", width=64, height=64, batch_size=1),
+        steps=2,
+        sampler_name="euler_ancestral",
+        scheduler="normal",
+    )
+    picture = g.add("VAEDecode", samples=drawn, vae=g.give(world.vae))
+    assert g.take(picture=picture).run()["picture"].shape == (1, 64, 64, 3)
+    assert bits(erase(world)) == whole
+    tried("a KSampler with an erasure at strength 3, and another Erase, before the run", 2, "the same bits")
+
+
+ENDINGS = {
+    "success": ({}, {}, "execution_success"),
+    "failure": ({"method": "esd-all", "learning_rate": 1.0, "steps": 30}, {}, "execution_error"),
+    "refusal": ({"method": "xlayer"}, {}, "execution_error"),
+    "cancel": ({}, {2: cancel}, "execution_interrupted"),
+}
+
+
+@pytest.mark.parametrize("how", ENDINGS)
+def test_global_random_states_are_as_they_were(world, page, how):
+    """With previews, and however the run ends; grad mode and threads too."""
+    inputs, page.after, ending = ENDINGS[how]
+    disturb(7)
+    before = states(), torch.is_grad_enabled(), torch.get_num_threads(), torch.get_default_dtype()
+    assert erase(world, preview_every=1, snapshot_every=1, **inputs).ending == ending
+    assert (states(), torch.is_grad_enabled(), torch.get_num_threads(), torch.get_default_dtype()) == before
+    tried(f"global random states around a run that ends in {how}", 1, "as they were: torch, numpy, Python")
