@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,6 @@ from .names import World
 from .stages import CHECKPOINT, Workshop
 from .walk import SIDE, Painter
 
-SECOND_JUDGE = shipped.FOLDER.parent / "tests" / "second_judge.safetensors"
 ALONE, BACKGROUNDS = 4, 2
 """Pictures of each object when it is named alone, and backgrounds of each object and style when all are named."""
 
@@ -93,7 +93,8 @@ def checkpoint_of(shop: Workshop) -> Path:
 
 def pictures_of(shop: Workshop) -> Tensor:
     """Pictures of all prompts, "b 64 64 3" in 0..1 (8 bits deep), kept batch by batch for each checkpoint."""
-    path = shop.path(f"drawn-{checkpoint_of(shop).stat().st_mtime_ns:x}.safetensors")
+    content = hashlib.sha256(checkpoint_of(shop).read_bytes()).hexdigest()
+    path = shop.path(f"drawn-{content[:12]}.safetensors")
     kept = load_file(path)["pictures"] if path.exists() else torch.empty(0, SIDE, SIDE, 3, dtype=torch.uint8)
     tokens = captions.tokens(["", *(each.prompt for each in prompts(shop.world))], shop.tokenizer)
     painter, nothing, asked = painter_of(checkpoint_of(shop)), tokens[0], tokens[1:]
@@ -136,9 +137,8 @@ def agreement(first: Verdict, second: Verdict) -> dict[str, str]:
 
 
 def _judges(shop: Workshop) -> dict[str, Judge | judges.SecondJudge]:
-    first, second = (shop.path(f"{name}.safetensors") for name in ("judge", "second-judge"))
-    if shop.ready:
-        first, second = shipped.JUDGE, SECOND_JUDGE
+    first = shipped.JUDGE if shop.ready else shop.path("judge.safetensors")
+    second = shop.path("second-judge.safetensors")
     heads = shop.world.heads
     return {"judge": Judge(heads).load(first), "second judge": judges.SecondJudge(heads).load(second)}
 
