@@ -12,8 +12,10 @@ from PIL import Image
 from launch import demo
 from playground import world
 from playground.judge import found_rate, load_judge, rates
+from playground.recipe.judges import SecondJudge
 
 ROOT = Path(__file__).resolve().parents[1]
+SECOND_JUDGE = ROOT / "tests" / "second_judge.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,14 @@ def test_the_judge_names_what_the_host_drew(drawn: torch.Tensor) -> None:
     assert load_judge().judge(drawn.permute(0, 3, 1, 2)) == verdict
     expected = [world.Judged(name, "object", name, name) for name in rows for _ in range(8)]
     assert rates(verdict, expected)["cat"] == (16, 16) and found_rate(verdict, expected) == 1.0
+
+
+def test_the_second_judge_agrees(drawn: torch.Tensor) -> None:
+    """Another network from another seed, which only checks the first: it takes one of the 16 cats for a butterfly."""
+    second = SecondJudge(world.HEADS).load(SECOND_JUDGE).judge(drawn)
+    first = load_judge().judge(drawn)
+    assert sum(a == b for a, b in zip(second.objects, first.objects, strict=True)) >= 47  # of 48
+    assert second.styles[8:40] == first.styles[8:40] and second.backgrounds[16:24] == ["blue"] * 8
 
 
 def test_the_judge_refuses_other_sizes() -> None:
