@@ -61,6 +61,15 @@ def comfy(comfy_path: Path, comfy_base: Path) -> types.ModuleType:
     return nodes
 
 
+@pytest.fixture
+def runs(comfy_base: Path) -> Iterator[Path]:
+    """The folder of the runs that Erase keeps in this process, empty before and after."""
+    folder = comfy_base / "output" / "esd" / "runs"
+    shutil.rmtree(folder, ignore_errors=True)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def node_classes(comfy: Any) -> dict[str, Any]:
     """The pack, loaded by the host's own loader: node id -> class."""

@@ -226,17 +226,17 @@ def _in_the_middle_of_a_run(page: Page) -> None:
     }""")
 
 
-def save(png: bytes, path: Path) -> Path:
-    """As JPEG, no wider than a help page needs, and small."""
+def save(png: bytes, path: Path, widest: int = WIDEST, largest: int = LARGEST) -> Path:
+    """As JPEG of at most so many pixels across and so many bytes."""
     picture = Image.open(io.BytesIO(png)).convert("RGB")
-    if picture.width > WIDEST:
-        picture = picture.resize((WIDEST, round(picture.height * WIDEST / picture.width)), Image.Resampling.LANCZOS)
+    if picture.width > widest:
+        picture = picture.resize((widest, round(picture.height * widest / picture.width)), Image.Resampling.LANCZOS)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for quality in (85, 75, 65, 55):
+    for quality in (88, 80, 70, 60):
         picture.save(path, quality=quality, optimize=True)
-        if path.stat().st_size <= LARGEST:
+        if path.stat().st_size <= largest:
             return path
-    raise ValueError(f"{path} is larger than {LARGEST} bytes")
+    raise ValueError(f"{path} is larger than {largest} bytes")
 
 
 def main(names: list[str]) -> None:

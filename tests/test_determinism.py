@@ -18,6 +18,7 @@ from tried import tried
 from esd_pack.esd.settings import PRESETS
 from esd_pack.esd.weights import lora_key
 
+pytestmark = pytest.mark.usefixtures("runs")
 STEPS = 4
 QUICK = {"width": 64, "height": 64, "walk_steps": 4, "points_per_walk": 2, "walk_batch": 2, "pool": 4}
 TWO = (("cat", ""), ("sunglasses", "cat"))
@@ -44,15 +45,6 @@ def world(comfy, node_classes):
     """MODEL and CLIP, and what a KSampler needs."""
     model, clip, vae = comfy.NODE_CLASS_MAPPINGS["CheckpointLoaderSimple"]().load_checkpoint("emoji-world.ckpt")
     return SimpleNamespace(host=comfy, model=model, real_clip=clip, clip=Remembering(clip), vae=vae)
-
-
-@pytest.fixture(autouse=True)
-def runs(comfy_base):
-    """No run is kept from before."""
-    folder = comfy_base / "output" / "esd" / "runs"
-    shutil.rmtree(folder, ignore_errors=True)
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

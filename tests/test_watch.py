@@ -49,15 +49,6 @@ def world(comfy, node_classes):
 
 
 @pytest.fixture
-def runs(comfy_base):
-    """The folder of kept runs, empty before and after."""
-    folder = comfy_base / "output" / "esd" / "runs"
-    shutil.rmtree(folder, ignore_errors=True)
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture
 def told(comfy, node_classes, monkeypatch):
     """Every message about a run, at once instead of four times a second."""
     from server import PromptServer

@@ -7,7 +7,6 @@ Names on the command line choose workflows; without any, all are run.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
@@ -17,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT)]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from PIL import Image  # noqa: E402
+from help_pictures import save  # noqa: E402
 
 from launch import base  # noqa: E402
 from launch.server import Server  # noqa: E402
@@ -47,17 +46,6 @@ def result(server: Server, workflow: dict[str, Any]) -> bytes:
     return server.view(pictures[-1])
 
 
-def save(png: bytes, path: Path) -> Path:
-    """As JPEG, no wider than a card needs, and small."""
-    picture = Image.open(io.BytesIO(png)).convert("RGB")
-    picture.thumbnail((WIDEST, WIDEST), Image.Resampling.LANCZOS)
-    for quality in (88, 80, 70, 60):
-        picture.save(path, quality=quality, optimize=True)
-        if path.stat().st_size <= LARGEST:
-            return path
-    raise ValueError(f"{path} is larger than {LARGEST} bytes")
-
-
 def main(names: list[str]) -> None:
     """Run the named workflows, or all."""
     host = Path(os.environ.get("COMFYUI_PATH") or base.OWN_HOST).resolve()
@@ -66,7 +54,7 @@ def main(names: list[str]) -> None:
         for name in names or sorted(path.stem for path in FOLDER.glob("*.json")):
             start = time.monotonic()
             picture = result(server, json.loads((FOLDER / f"{name}.json").read_text("utf-8")))
-            path = save(picture, FOLDER / f"{name}.jpg")
+            path = save(picture, FOLDER / f"{name}.jpg", WIDEST, LARGEST)
             size, seconds = path.stat().st_size, time.monotonic() - start
             sys.stdout.write(f"{path.relative_to(ROOT)}: {size} bytes, {seconds:.0f} s\n")
             sys.stdout.flush()
