@@ -119,9 +119,11 @@ def charts(rows: list[Row]) -> dict[str, str]:
 
 def main() -> None:
     """Write the pictures."""
-    argparse.ArgumentParser(description=__doc__).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", metavar="FILE", type=Path, default=ROOT / "bench" / "quality.json", help="the figures")
+    chosen = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
-    rows = json.loads((ROOT / "bench" / "quality.json").read_text("utf-8"))["rows"]
+    rows = json.loads(chosen.json.read_text("utf-8"))["rows"]
     for name, svg in charts(rows).items():
         (FOLDER / name).write_text(svg, "utf-8")
         print(f"docs/pictures/{name}: {len(svg)} bytes")
