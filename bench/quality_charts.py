@@ -120,7 +120,8 @@ def charts(rows: list[Row]) -> dict[str, str]:
 def main() -> None:
     """Write the pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", metavar="FILE", type=Path, default=ROOT / "bench" / "quality.json", help="the figures")
+    figures = ROOT / "bench" / "quality.json"
+    parser.add_argument("--json", metavar="FILE", type=Path, default=figures, help="the figures to draw")
     chosen = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
     rows = json.loads(chosen.json.read_text("utf-8"))["rows"]
