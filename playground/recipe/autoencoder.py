@@ -5,6 +5,8 @@ What is missing is exactly what zeros do in TAESD: it has no norms, and a residu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -69,6 +71,13 @@ class Autoencoder(nn.Module):
     def __init__(self, live: int = LIVE) -> None:
         super().__init__()
         self.taesd_encoder, self.taesd_decoder = _encoder(live), _decoder(live)
+
+    @classmethod
+    def of(cls, learnt: Mapping[str, Tensor]) -> Autoencoder:
+        """One that has learnt, and learns no more."""
+        made = cls().to(memory_format=torch.channels_last)
+        made.load_state_dict(learnt)
+        return made.eval().requires_grad_(False)
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Latents."""

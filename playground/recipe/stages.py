@@ -34,7 +34,7 @@ class Workshop:
 
     report: Report
     start_from: Path | None = None
-    """A checkpoint whose networks the training starts from, instead of at random."""
+    """A checkpoint whose networks the training starts from, instead of at random; its encoder stays as it is."""
 
     ready: Path | None = None
     """A checkpoint that is there already: only what belongs to it is made."""
@@ -68,9 +68,11 @@ class Workshop:
     def trained_autoencoder(self) -> autoencoder.Autoencoder:
         """The finished autoencoder: of the checkpoint that is there already, or of its stage."""
         learnt = pack.networks(self.ready)[1] if self.ready else _found(self.path("autoencoder.safetensors"))
-        module = autoencoder.Autoencoder().to(memory_format=torch.channels_last)
-        module.load_state_dict(learnt)
-        return module.eval().requires_grad_(False)
+        return autoencoder.Autoencoder.of(learnt)
+
+    def trained_encoder(self) -> autoencoder.Autoencoder:
+        """An autoencoder with the encoder that is to be used: where it is given, its stage need not have run."""
+        return autoencoder.Autoencoder.of(pack.networks(self.start_from)[1]) if self.start_from else self.trained_autoencoder()
 
     def train(self, stage: str, module: nn.Module, plan: Plan, loss: Callable[[torch.Generator], Tensor]) -> bool:
         """Train a network, or go on with it, and keep what it has learnt; whether it is finished."""
@@ -102,8 +104,9 @@ def train_autoencoder(shop: Workshop) -> bool:
     pool = shop.pool()
     torch.manual_seed(shop.autoencoder.seed)
     model = autoencoder.Autoencoder().to(memory_format=torch.channels_last)
-    if shop.start_from:
+    if shop.start_from:  # the denoiser that comes with it knows this encoder's latents
         model.load_state_dict(pack.networks(shop.start_from)[1])
+        model.taesd_encoder.requires_grad_(False)
     plan = shop.autoencoder
     return shop.train("autoencoder", model, plan, lambda random: autoencoder.loss(model, pool, plan.batch, random))
 
@@ -147,8 +150,7 @@ def train_denoiser(shop: Workshop) -> bool:
 def _lessons(shop: Workshop) -> diffusion.Lessons:
     path = shop.path("latents.safetensors")
     if not path.exists():
-        model = shop.trained_autoencoder()
-        made = diffusion.latents(model, shop.pool(), shop.progress("latents"))
+        made = diffusion.latents(shop.trained_encoder(), shop.pool(), shop.progress("latents"))
         files.save_tensors({"latents": made.half()}, path)
     tokens = captions.tokens(captions.all_captions(shop.world), shop.tokenizer)
     latents = load_file(path)["latents"]
