@@ -123,6 +123,16 @@ def test_each_panel_shows_its_own_run_and_finishes_it_alone(shown, own, vue):
     tried(f"two Erase nodes in one graph, one reload, each finished early ({NAMES[vue]})", 1, "each panel its own run")
 
 
+def test_a_result_from_the_cache_is_named_so(shown, own):
+    graph = panels.erasing("cat", steps=2)
+    for last in ("finished", "nothing to train: this result was made before"):
+        (node,) = panels.put(shown, graph)  # the second time as another workflow, with the same inputs
+        assert "not trained yet" in panels.text(shown, node)
+        shown.evaluate("() => void app.queuePrompt(0, 1)")
+        panels.wait_for(shown, node, last)
+    tried("a graph's erasure is still in the host's cache, and the graph is another workflow's", 1, "the panel says so")
+
+
 HIDING = {
     "collapsed": ("app.graph.getNodeById(id).collapse()", "app.graph.getNodeById(id).collapse()"),
     "outside the view": (

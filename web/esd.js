@@ -45,6 +45,13 @@ function update(node, panel) {
   panel.show(runs.of(pathsOf(node), rootGraph()?.id));
 }
 
+/** The host took results of these nodes from its cache: they have no run, and need none. */
+function showReused(ids) {
+  for (const [node, panel] of panels) {
+    if (pathsOf(node).some((path) => ids.includes(path))) panel.showReused();
+  }
+}
+
 function attach(node) {
   const panel = new Panel(finish);
   panels.set(node, panel);
@@ -66,6 +73,7 @@ app.registerExtension({
   name: "esdconcepterasure.live",
   async setup() {
     api.addEventListener("esd.run", (event) => runs.receive(event.detail));
+    api.addEventListener("execution_cached", (event) => showReused(event.detail.nodes.map(String)));
     api.addEventListener("reconnecting", () => runs.away());
     api.addEventListener("reconnected", () => runs.refresh());
     await runs.refresh();

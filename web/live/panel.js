@@ -39,6 +39,7 @@ export class Panel {
     this.root.append(this.chart.root, this.line, this.words, this.previews, this.button);
     this.root.dataset.esdLive = "";
     this.visible = false;
+    this.nothing = "not trained yet";
     this.observer = new IntersectionObserver((entries) => {
       this.visible = entries.at(-1).isIntersecting;
       if (this.visible) this.draw();
@@ -55,6 +56,12 @@ export class Panel {
     this.draw();
   }
 
+  /** Say that the result came from the host's cache, where there is no run to show. */
+  showReused() {
+    this.nothing = "nothing to train: this result was made before";
+    this.draw();
+  }
+
   /** Draw at the next frame, once however often it is asked for, and not at all while nobody can see it. */
   draw() {
     if (this.frame || !this.visible) return;
@@ -68,7 +75,7 @@ export class Panel {
     const run = this.run;
     this.button.disabled = run?.state !== "running" || Boolean(run.finishing || run.away);
     this.button.style.opacity = this.button.disabled ? "0.4" : "1";
-    this.line.textContent = run ? figures(run) : "not trained yet";
+    this.line.textContent = run ? figures(run) : this.nothing;
     this.words.textContent = this.words.title = run?.words ?? "";
     this.showPreviews(run?.previews ?? []);
     this.chart.show(run?.losses ?? [], run?.total ?? 1);
