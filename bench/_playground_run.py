@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -87,7 +88,7 @@ def short(rate: Rate) -> str:
 
 
 def write_json(path: str | None, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows with the machine, the versions and the date, to a file when one is asked for."""
+    """Rows with the machine, the versions, the date and the playground's checkpoint (of its sha256), to a file when one is asked for."""
     if path is None:
         return
     about = {
@@ -97,6 +98,7 @@ def write_json(path: str | None, rows: Sequence[Mapping[str, Any]]) -> None:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
+        "playground": hashlib.sha256((ROOT / "playground" / base.CHECKPOINT).read_bytes()).hexdigest()[:12],
     }
     (STARTED_IN / path).write_text(json.dumps({**about, "rows": list(rows)}, indent=1) + "\n", encoding="utf-8")
 

@@ -1,4 +1,5 @@
-"""Draw the charts in docs/pictures from bench/quality.json: `python run.py bench quality_charts`.
+"""Draw the charts in docs/pictures, and fill in the tables of the guides, from bench/quality.json:
+`python run.py bench quality_charts`.
 
 A panel for each task: how often the judge finds what was erased, and the worse of neighbours and rest, against eta
 (esd-x, the base as source) and for each method (eta 1).  Standard library only.
@@ -11,6 +12,8 @@ import json
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
+
+import _tables
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "pictures"
@@ -128,6 +131,9 @@ def main() -> None:
     for name, svg in charts(rows).items():
         (FOLDER / name).write_text(svg, "utf-8")
         print(f"docs/pictures/{name}: {len(svg)} bytes")
+    for path in _tables.FILES:
+        path.write_text(_tables.filled(path.read_text("utf-8"), rows), "utf-8")
+        print(path.relative_to(ROOT))
 
 
 if __name__ == "__main__":
