@@ -88,7 +88,7 @@ def short(rate: Rate) -> str:
 
 
 def write_json(path: str | None, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows with the machine, the versions, the date and the playground's checkpoint (of its sha256), to a file when one is asked for."""
+    """Rows with the machine, versions, date and the start of the playground's sha256, to a file if one is asked for."""
     if path is None:
         return
     about = {

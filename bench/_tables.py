@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +50,7 @@ def filled(text: str, rows: list[Row]) -> str:
     """A text with the tables that it names put in anew."""
     for name, belongs in CHOSEN.items():
         begin, end = f"<!-- table: {name} -->\n", f"<!-- end of table: {name} -->"
-        made = begin + table([row for row in rows if belongs(row)]) + end
-        text = re.sub(re.escape(begin) + ".*?" + re.escape(end), lambda found: made, text, flags=re.DOTALL)
+        if begin in text:
+            before, rest = text.split(begin)
+            text = before + begin + table([row for row in rows if belongs(row)]) + end + rest.split(end)[1]
     return text
