@@ -72,7 +72,9 @@ class Workshop:
 
     def trained_encoder(self) -> autoencoder.Autoencoder:
         """An autoencoder with the encoder that is to be used: where it is given, its stage need not have run."""
-        return autoencoder.Autoencoder.of(pack.networks(self.start_from)[1]) if self.start_from else self.trained_autoencoder()
+        if not self.start_from:
+            return self.trained_autoencoder()
+        return autoencoder.Autoencoder.of(pack.networks(self.start_from)[1])
 
     def train(self, stage: str, module: nn.Module, plan: Plan, loss: Callable[[torch.Generator], Tensor]) -> bool:
         """Train a network, or go on with it, and keep what it has learnt; whether it is finished."""
