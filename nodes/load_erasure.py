@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ..esd.formats.load import INTERPRETATIONS
 from .host import apply as host
 from .host import folders, interchange, provenance
+from .host.interrupt import say
 from .sockets import CATEGORY, Weights
 
 
@@ -68,4 +69,6 @@ class ESDLoadErasure(io.ComfyNode):
         base_path = provenance.base_file(cls.hidden.prompt, cls.hidden.unique_id, came_from)
         found = interchange.load(folders.path_of(file), model, interpret, base_model, base_path)
         erased = host.apply(model, found.weights, 1.0)
-        return io.NodeOutput(erased, found.weights, ui={"text": [found.summary, *found.warnings]})
+        lines = [found.summary, *found.warnings]
+        say(cls.hidden.unique_id, "\n".join(lines))
+        return io.NodeOutput(erased, found.weights, ui={"text": lines})

@@ -71,7 +71,7 @@ class ESDSaveCheckpoint(io.ComfyNode):
         source = provenance.whole_checkpoint(cls.hidden.prompt, cls.hidden.unique_id)
         parts = saving.Parts(model, clip, vae, source)
         path, text = saving.save_checkpoint(filename_prefix, parts, weights, graph, precision)
-        return io.NodeOutput(ui=saving.listing(path, text))
+        return io.NodeOutput(ui=saving.listing(path, text, cls.hidden.unique_id))
 
 
 class ESDSaveErasure(io.ComfyNode):
@@ -128,7 +128,7 @@ class ESDSaveErasure(io.ComfyNode):
                 ),
             ],
             outputs=[],
-            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
         )
 
     @classmethod
@@ -150,4 +150,4 @@ class ESDSaveErasure(io.ComfyNode):
         graph = saving.graph_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
         export = exports.Export(weights, weights.metadata, model, rank, energy)
         path, text = saving.save_erasure(filename_prefix, export, graph, format)
-        return io.NodeOutput(ui=saving.listing(path, text))
+        return io.NodeOutput(ui=saving.listing(path, text, cls.hidden.unique_id))

@@ -57,6 +57,8 @@ BOXES = """() => window.app.graph.nodes.map(n => {
     return {title: `${n.id} ${n.type}`, left: n.pos[0], top: n.pos[1] - 30,
             right: n.pos[0] + Math.max(n.size[0], least[0]), bottom: n.pos[1] + Math.max(n.size[1], least[1])};
 })"""
+SAID = """type => window.app.graph.nodes.filter(n => n.type === type)
+    .map(n => n.widgets.find(w => w.name.includes('text-preview'))?.value ?? '')"""
 THUMBNAIL = """([card, width]) => {
     while (card && !card.querySelector('img')) card = card.parentElement;
     const picture = card?.querySelector('img');
@@ -69,6 +71,7 @@ def shared(host: Any) -> Iterator[Any]:
     """One page for all workflows, which watches how prompts end and what the console says."""
     if not shutil.which("chromium"):
         pytest.skip("chromium is not installed")
+    host.post("/free", {"free_memory": True})  # what other tests have run is not to come from the cache
     with browser.page_at(host.url, (1400, 800)) as page:
         page.set_default_timeout(120000)
         page.complaints = []
@@ -126,6 +129,8 @@ def test_opens_from_browse_templates_and_runs(shared, object_info, path):
     for number, node in shown.items():
         if node["class_type"] in ("SaveImage", "PreviewImage"):
             assert browser.wait_image(shared, int(number))
+    for kind, words in {"ESDSaveErasure": "Saved", "ESDSaveCheckpoint": "Saved", "ESDLoadErasure": "tensors"}.items():
+        assert [said for said in shared.evaluate(SAID, kind) if words not in said] == []
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     shared.screenshot(path=SCREENSHOTS / f"{path.stem}.png")
     assert complaints(shared) == []

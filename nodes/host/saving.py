@@ -22,6 +22,7 @@ from ...esd.weights import ErasedWeights
 from .checkpoint import save_from_source
 from .exports import Export, format_of
 from .folders import require_own
+from .interrupt import say
 from .loading import require_parts
 from .memory import shortage_said
 
@@ -78,8 +79,9 @@ def check_name(prefix: str | None) -> bool | str:
         return str(error)
 
 
-def listing(path: Path, text: str) -> dict[str, list[Any]]:
-    """What a saving node shows: the file as the host's own savers list theirs, and a line of text."""
+def listing(path: Path, text: str, node_id: str | None) -> dict[str, list[Any]]:
+    """What a saving node tells: the file as the host's own savers list theirs, and a line of text, also on the node."""
+    say(node_id, text)
     root = Path(folder_paths.get_output_directory())
     folder = path.parent.relative_to(root).as_posix()
     return {
