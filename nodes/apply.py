@@ -24,7 +24,7 @@ class ESDApply(io.ComfyNode):
             description="Adds an erasure to a MODEL at a strength. Changing the strength never trains again.",
             inputs=[
                 io.Model.Input("model", tooltip="The original model, or another of the same family."),
-                Weights.Input("weights", tooltip="The weights output of Erase."),
+                Weights.Input("weights", tooltip="The weights output of Erase or Load Erasure."),
                 io.Float.Input(
                     "strength",
                     default=1.0,

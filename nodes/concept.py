@@ -85,7 +85,8 @@ class ESDKeep(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="How much matching the original counts beside erasing. 0 is exactly ESD as published.",
+                    tooltip="How much matching the original counts beside erasing. 0 switches it off; ESD as published "
+                    "has none.",
                 ),
                 Keeps.Input("previous", optional=True, tooltip="More prompts to keep, with their own weight."),
             ],

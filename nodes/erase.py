@@ -140,8 +140,8 @@ def _dials() -> list[io.Input]:
             step=0.1,
             tooltip="Guidance scale: the paper's eta, how far to push away from the concept. 0 only pulls it "
             "to the empty prompt, 1 is the paper's default, 3 and more may hurt the rest. An attribute "
-            "(erase_from) wants about 4. The official "
-            "code's negative_guidance since 2025 is eta + 1.",
+            "(erase_from) wants about 4. The official code's negative_guidance since 2025 is eta + 1, with erase_from "
+            "eta itself.",
         ),
         seed_input("Same seed and inputs give the same weights, bit for bit, on the same machine."),
     ]
@@ -184,8 +184,8 @@ def _walk_inputs() -> list[io.Input]:
             "preset",
             options=["custom", *PRESETS],
             default="custom",
-            tooltip="custom uses the fields below. A preset repeats a published run: it sets steps, learning "
-            "rate and eta of the Erase node too, and wins over the fields below.",
+            tooltip="custom uses the fields below. default is ours; each other preset repeats a published run: it sets "
+            "steps, learning rate and eta of the Erase node too, and wins over the fields below.",
         ),
         io.Combo.Input(
             "source",

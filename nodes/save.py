@@ -87,7 +87,7 @@ class ESDSaveErasure(io.ComfyNode):
             description="Writes the erasure alone: as a LoRA file, for the official code, or as a UNet for diffusers.",
             is_output_node=True,
             inputs=[
-                Weights.Input("weights", tooltip="The weights output of Erase."),
+                Weights.Input("weights", tooltip="The weights output of Erase or Load Erasure."),
                 io.String.Input(
                     "filename_prefix",
                     default="loras/erasure",
