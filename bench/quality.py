@@ -103,6 +103,8 @@ def variants(full: bool, task: Task) -> Iterator[dict[str, Any]]:
     """The settings to try: the defaults first, then one change at a time; with `full`, all crossed for the object."""
     methods, etas, sources = ("esd-x", "esd-x-strict", "esd-u"), (1.0, 0.0, 2.0, 4.0), ("base", "student")
     one = [{"method": m} for m in methods[1:]] + [{"eta": e} for e in etas[1:]] + [{"source": sources[1]}]
+    attribute = any("erase_from" in concept for concept in task.concepts)
+    one = [change for change in one if not (attribute and change.get("eta") == 0.0)]  # it would have nothing to learn
     yield from ({}, *one)
     if full and task.name.startswith("object"):
         first = (methods[0], etas[0], sources[0])

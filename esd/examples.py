@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .concepts import NULL_PROMPT, Concept, Keep
 from .denoiser import Condition, Denoiser, stack
+from .errors import EsdError
 from .objective import target
 from .settings import Settings
 from .walk import Level, walk
@@ -44,11 +45,21 @@ class Lesson:
 
 
 def lesson(concept: Concept, settings: Settings) -> Lesson:
-    """The walk and target of a concept (paper eq. 7)."""
-    eta = settings.eta
-    if concept.erase_from and settings.eta_erase_from is not None:
-        eta = settings.eta_erase_from
+    """The walk and target of a concept (paper eq. 7); raises EsdError where the target would change nothing."""
+    eta = eta_of(concept, settings)
+    if not eta and concept.anchor_prompt == concept.student_prompt:
+        raise EsdError(
+            f'With eta 0 there is nothing to learn for "{concept.student_prompt:.100}": the model would be taught what '
+            "it answers already. Raise eta (an attribute wants about 4), or name what to replace it with."
+        )
     return Lesson(concept.student_prompt, concept.anchor_prompt, concept.erase, eta)
+
+
+def eta_of(concept: Concept, settings: Settings) -> float:
+    """The eta of a concept: presets have another one for attributes."""
+    if concept.erase_from and settings.eta_erase_from is not None:
+        return settings.eta_erase_from
+    return settings.eta
 
 
 def keep_lessons(keeps: Sequence[Keep]) -> list[Lesson]:
@@ -130,7 +141,11 @@ class Pool:
         per_walk = min(self.settings.points_per_walk, self.settings.walk_steps, fair)
         lessons = self._draw_lessons(-(-wanted // per_walk))
         batches = [lessons[i : i + self.settings.walk_batch] for i in range(0, len(lessons), self.settings.walk_batch)]
-        return [example for batch in batches for example in self._harvest(batch, per_walk)][:wanted]
+        points = [example for batch in batches for example in self._harvest(batch, per_walk)]
+        if len(points) == wanted:
+            return points
+        # not the last ones: those of a walk are its low levels
+        return [points[i] for i in torch.randperm(len(points), generator=self.generator)[:wanted].sort().values]
 
     def _draw_lessons(self, walks: int) -> list[Lesson]:
         """Draw by share, each lesson as often as its share asks to within one walk (systematic sampling)."""

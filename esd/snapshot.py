@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,23 @@ def write_snapshot(snapshot: Snapshot, path: Path, run: str) -> None:
     tensors |= {f"student/{name}": tensor for name, tensor in snapshot.student.items()}
     numbers: dict[str, Any] = {}
     for index, state in snapshot.optimizer.items():
-        for key, value in state.items():
+        for name, value in _flat(f"optimizer/{index}", state):
             target = tensors if isinstance(value, Tensor) else numbers
-            target[f"optimizer/{index}/{key}"] = value
+            target[name] = value
     for index, standing in enumerate(snapshot.streams):
         tensors |= {f"stream/{index}/{name}": t for name, t in _packed(standing).items()}
     prompts = [[example.prompt for example in standing.points] for standing in snapshot.streams]
     text = {"run": run, "numbers": json.dumps(numbers), "prompts": json.dumps(prompts), "format": FORMAT}
     write_safetensors(tensors, path, {**text, "check": _check(tensors, text)})
+
+
+def _flat(place: str, state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The values of an optimiser's state by their place; some optimisers keep mappings in it."""
+    for key, value in state.items():
+        if isinstance(value, Mapping):
+            yield from _flat(f"{place}/{key}", value)
+        else:
+            yield f"{place}/{key}", value
 
 
 def read_snapshot(path: Path, run: str, denoiser: Denoiser) -> Snapshot:
@@ -72,8 +81,11 @@ def _snapshot(stored: Mapping[str, Tensor], text: Mapping[str, str], denoiser: D
     student = {name: _of_shape(stored[f"student/{name}"], shape) for name, shape in wanted.items()}
     optimizer: dict[int, dict[str, Any]] = {}
     for name, value in {**_beginning("optimizer/", stored), **json.loads(text["numbers"])}.items():
-        index, _, key = name.removeprefix("optimizer/").partition("/")
-        optimizer.setdefault(int(index), {})[key] = value
+        index, *around, key = name.removeprefix("optimizer/").split("/")
+        state = optimizer.setdefault(int(index), {})
+        for each in around:
+            state = state.setdefault(each, {})
+        state[key] = value
     if not set(optimizer) <= set(range(len(wanted))):
         raise ValueError("its optimiser has other weights")
     streams = [

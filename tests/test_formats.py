@@ -241,6 +241,10 @@ class TestBase:
         assert found.warnings == ()
         assert close(after(found, self.OTHER), {n: t + CHANGE.get(n, 0) for n, t in self.OTHER.items()})
 
+    def test_absolute_values_have_no_use_for_a_base_model(self, tmp_path):
+        with pytest.raises(EsdError, match="leaves nothing for base_model to do: disconnect it, or choose as diff"):
+            read(torch_file(tmp_path, flat(SHAPES)), trained_from=network(values(9)), interpret="as absolute")
+
     def test_a_base_model_that_it_was_not_trained_from_warns(self, tmp_path):
         found = read(torch_file(tmp_path, flat(SHAPES)), self.OTHER, trained_from=network(values(9)))
         assert "does not look trained from base_model: " in found.warnings[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,19 @@ def assert_same(one: tuple, other: tuple) -> None:
     assert one[0] == other[0] and len(one[0]) == STEPS
     for name, weight in one[1].items():
         assert torch.equal(weight, other[1][name])
+
+
+def test_an_optimisers_state_may_hold_mappings(tmp_path):
+    """As that of bitsandbytes does since 2026."""
+    run = training(VARIANTS["default"])
+    next(iter(run))
+    inner = {"state1": torch.arange(4, dtype=torch.uint8), "quant": {"absmax": torch.ones(2), "block": 256}}
+    snapshot = replace(run.snapshot(), optimizer={0: {"step": 3, "__bnb_optimizer_quant_state__": inner}})
+    write_snapshot(snapshot, tmp_path / "s", "the run")
+    (state,) = read_snapshot(tmp_path / "s", "the run", run.denoiser).optimizer.values()
+    found = state["__bnb_optimizer_quant_state__"]
+    assert state["step"] == 3 and found["quant"]["block"] == 256
+    assert torch.equal(found["state1"], inner["state1"]) and torch.equal(found["quant"]["absmax"], torch.ones(2))
 
 
 def gone_on_with(run: Training, path: Path) -> Training:

@@ -242,6 +242,17 @@ def test_optimisers_learn(optimizer):
     assert sum(losses[-20:]) < 0.5 * sum(losses[:20])
 
 
+@pytest.mark.parametrize("size", [3.0, 0.03])
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+def test_a_learning_rate_means_the_same_to_every_optimiser(optimizer, size):
+    """The first step moves a weight by about the rate, whatever the size of the weights."""
+    weight = torch.nn.Parameter(torch.full((8, 8), size))
+    made = train.make_optimizer(replace(SETTINGS, optimizer=optimizer, learning_rate=1e-3), [weight])
+    weight.grad = torch.ones(8, 8)
+    made.step()
+    assert torch.allclose(size - weight.detach(), torch.full((8, 8), 1e-3), rtol=0.05)
+
+
 @pytest.mark.parametrize(("optimizer", "kind"), SEEDLESS.items())
 def test_the_chosen_optimiser_is_made_without_weight_decay(optimizer, kind):
     made = train.make_optimizer(replace(SETTINGS, optimizer=optimizer), [torch.nn.Parameter(torch.ones(2, 2))])

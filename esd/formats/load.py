@@ -53,6 +53,11 @@ def load_erasure(path: Path, base: Base, interpret: str = AUTO) -> Imported:
     """
     if interpret not in INTERPRETATIONS:
         raise EsdError(f'interpret is "{interpret}": choose one of {", ".join(INTERPRETATIONS)}.')
+    if interpret == AS_ABSOLUTE and base.trained_from:
+        raise EsdError(
+            "as absolute ends with the file's own values, which leaves nothing for base_model to do: disconnect it, or "
+            "choose as difference."
+        )
     if interpret == AUTO:
         interpret = AS_DIFFERENCE if base.trained_from else AS_ABSOLUTE
     with opened(path) as file:

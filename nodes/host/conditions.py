@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import comfy.model_management
@@ -12,6 +12,7 @@ import torch
 
 from ...esd.denoiser import Condition
 from ...esd.errors import EsdError
+from .families import SD3, identify
 
 
 @torch.no_grad()
@@ -22,7 +23,21 @@ def encode(
     if clip is None:
         raise EsdError("No CLIP arrived: this checkpoint has no text encoder, so connect one with Load CLIP.")
     noise = torch.zeros((1, *latent_shape))
-    return {prompt: _encode(model, clip, prompt, noise, device) for prompt in prompts}
+    conditions = {prompt: _encode(model, clip, prompt, noise, device) for prompt in prompts}
+    if identify(model).naming is SD3:
+        _require_one_length(conditions)
+    return conditions
+
+
+def _require_one_length(conditions: Mapping[str, Condition]) -> None:
+    """Raise EsdError where prompts differ in length: SD3's joint attention would see repeated tokens more often."""
+    lengths = {prompt: condition.tensors["c_crossattn"].shape[1] for prompt, condition in conditions.items()}
+    if len(set(lengths.values())) > 1:
+        longest = max(lengths, key=lambda prompt: lengths[prompt])
+        raise EsdError(
+            f'The prompt "{longest:.100}" has more tokens than others ({lengths[longest]}), and in SD3 all must have '
+            "equally many: shorten it."
+        )
 
 
 def _encode(model: Any, clip: Any, prompt: str, noise: torch.Tensor, device: torch.device) -> Condition:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import comfy.ldm.modules.attention
 import comfy.model_management
+import comfy.model_sampling
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -112,17 +113,18 @@ def samples_together(latent_shape: tuple[int, ...], device: torch.device) -> int
 def timestep_grid(sampling: Any, steps: int) -> Tensor:
     """The sigmas of a walk and a last 0, "steps + 1".
 
-    Discrete schedules: timesteps 1, 1 + T/n, ... (981 ... 1 for n = 50), "leading" spacing with offset 1, as the
-    published DDIM and Euler configurations of SD and SDXL.  Flow schedules: n even times from 1 down, shifted.
+    Flow schedules: n even times from 1 down, shifted.  All others: the levels 1, 1 + T/n, ... (981 ... 1 for n = 50) of
+    the schedule's own T, "leading" spacing with offset 1, as the published DDIM and Euler configurations of SD and
+    SDXL; where the schedule has no more levels than the walk (LCM: 50), without the offset.
     """
     levels = sampling.sigmas
-    if getattr(sampling, "num_timesteps", None) == len(levels):
-        spacing = len(levels) / steps
-        index = (torch.arange(steps - 1, -1, -1) * spacing).long().add(1).clamp(max=len(levels) - 1)
-        chosen = levels[index.to(levels.device)]
-    else:
+    if isinstance(sampling, comfy.model_sampling.CONST):
         times = torch.linspace(1.0, 1.0 / steps, steps)
         chosen = torch.stack([torch.as_tensor(sampling.percent_to_sigma(1.0 - float(t))) for t in times])
+    else:
+        spacing = len(levels) / steps
+        index = (torch.arange(steps - 1, -1, -1) * spacing).long().add(int(spacing > 1)).clamp(max=len(levels) - 1)
+        chosen = levels[index.to(levels.device)]
     return torch.cat([chosen.float().cpu(), torch.zeros(1)])
 
 

@@ -53,7 +53,7 @@ def erase_model(
 
     With `watch` the run is shown on a node and kept on the disk; without, `report` hears of every step instead.
     """
-    plan = make_plan(model, settings)
+    plan = make_plan(model, settings, keeps)
     with shortage_said("the prompts were encoded", "close other programs, then queue again"):
         conditions = encode(model, clip, prompts_of(concepts, keeps), plan.latent_shape, plan.device)
     clear(plan.device)
@@ -75,7 +75,7 @@ def _plainly(job: Job, report: Report) -> tuple[ErasedWeights, list[float]]:
     return job.weights(origin), job.training.losses
 
 
-def make_plan(model: Any, settings: Settings) -> Plan:
+def make_plan(model: Any, settings: Settings, keeps: Sequence[Keep] = ()) -> Plan:
     """Check the MODEL and the settings, choose what is left to choose, and make sure that memory suffices."""
     family = identify(model)
     take_back_layers(model)
@@ -88,10 +88,11 @@ def make_plan(model: Any, settings: Settings) -> Plan:
     names = select(settings.method, weights_of(model.model.diffusion_model), family.naming)
     require_visible(model, names)
     checkpointing = settings.checkpointing == "on"
-    need = estimate(model, names, latent, settings, device, dtype, checkpointing)
+    streams = streams_of(keeps)
+    need = estimate(model, names, latent, settings, device, dtype, checkpointing, streams)
     if settings.checkpointing == "auto" and not free_for(need, device):
         checkpointing = True
-        need = estimate(model, names, latent, settings, device, dtype, checkpointing)
+        need = estimate(model, names, latent, settings, device, dtype, checkpointing, streams)
     log.info("ESD: %s, %s trains %d tensors; memory needed: %s", family.name, settings.method, len(names), need)
     require(need, device)
     return Plan(family, settings, names, latent, device, dtype, checkpointing, need)
@@ -108,16 +109,20 @@ def _dtype(precision: str, model: Any, device: torch.device) -> torch.dtype:
     return stored
 
 
+def streams_of(keeps: Sequence[Keep]) -> int:
+    """How many streams of examples a run draws from: one of the concepts, and one of the keeps where they teach."""
+    return 2 if keep_lessons(keeps) else 1
+
+
 def planned_passes(settings: Settings, keeps: Sequence[Keep]) -> int:
     """An estimate of a run's network passes: walks of two prompts, and the student's own (its forward counts)."""
-    streams = 2 if keep_lessons(keeps) else 1
     drawn = settings.points if not settings.refresh else -(-settings.points // settings.refresh) * settings.pool_size
     per_walk = min(settings.points_per_walk, settings.walk_steps)
     if settings.coarse_walks:
         levels: float = max(per_walk, COARSEST) + 1
     else:
         levels = settings.walk_steps * per_walk / (per_walk + 1)  # the mean of the last of so many random levels
-    return round(streams * (drawn / per_walk * 2 * levels + settings.points))
+    return round(streams_of(keeps) * (drawn / per_walk * 2 * levels + settings.points))
 
 
 class _training_mode:

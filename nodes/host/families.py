@@ -34,7 +34,7 @@ def _unet(context: int) -> Callable[[str, dict[str, Any]], bool]:
 
 SD3 = Naming(
     text_attention=(".context_block.attn.",),
-    self_attention=(".x_block.attn.",),
+    self_attention=(".x_block.attn.", ".x_block.attn2."),
     methods=("esd-x", "esd-u", "esd-all", "selfattn"),
 )
 

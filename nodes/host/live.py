@@ -142,7 +142,7 @@ def add_routes() -> None:
 
     @server.routes.get("/esd/runs")
     async def runs(request: web.Request) -> web.Response:
-        return web.json_response({"runs": [{**run.as_json(), "previews": run.previews} for run in board().runs]})
+        return web.json_response({"runs": [{**run.as_json(), "previews": run.previews} for run in list(board().runs)]})
 
     @server.routes.post("/esd/runs/{id}/finish")
     async def finish(request: web.Request) -> web.Response:

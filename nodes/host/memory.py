@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,13 @@ from ...esd.settings import Settings
 from .denoiser import samples_together
 from .families import NETWORK_PREFIX
 
-OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2, "adafactor": 1}
-"""Bytes of optimiser state for each trained value."""
+OPTIMIZER_BYTES: dict[str, Callable[[tuple[int, ...]], float]] = {
+    "adamw": lambda shape: 8 * math.prod(shape),
+    "adamw8bit": lambda shape: 2 * math.prod(shape),
+    # a row and a column for the last two dimensions
+    "adafactor": lambda shape: 4 * math.prod(shape) * (1 / shape[-1] + 1 / shape[-2] if len(shape) > 1 else 1),
+}
+"""Bytes of optimiser state for a trained tensor of a shape."""
 
 TRAINING_ACTIVATIONS = 3.0
 """Activations kept for backward, as a multiple of the host's own estimate for one sampling pass."""
@@ -60,20 +66,21 @@ def estimate(
     device: torch.device,
     dtype: torch.dtype,
     checkpointing: bool,
+    streams: int = 1,
 ) -> Need:
-    """What a run with these settings will take on the device."""
+    """What a run with these settings will take on the device; keeps are a second stream of examples."""
     weights = model.model_state_dict(NETWORK_PREFIX)
-    size = {key.removeprefix(NETWORK_PREFIX): t.numel() for key, t in weights.items()}
-    trained = sum(size[name] for name in names)
+    shapes = [tuple(weights[NETWORK_PREFIX + name].shape) for name in names]
+    trained = sum(math.prod(shape) for shape in shapes)
     moved = sum(t.numel() for k, t in weights.items() if t.device != device or t.dtype != dtype or k in model.patches)
-    samples = max(settings.batch_size, 1)
-    activation = model.model.memory_required([samples, *latent])
+    activation = model.model.memory_required([streams * settings.batch_size, *latent])
     factor = CHECKPOINTED_ACTIVATIONS if checkpointing else TRAINING_ACTIVATIONS
-    walking = model.model.memory_required([min(2 * settings.walk_batch, samples_together(latent, device)), *latent])
+    asked = (3 if settings.source == "student" else 2) * settings.walk_batch  # prompts of a walk, or of its targets
+    walking = model.model.memory_required([min(asked, samples_together(latent, device)), *latent])
     casts = 0 if dtype is torch.float32 else trained
     return Need(
         copies=(moved + casts) * torch.empty(0, dtype=dtype).element_size(),
-        student=trained * (8 + OPTIMIZER_BYTES[settings.optimizer]),
+        student=8 * trained + int(sum(map(OPTIMIZER_BYTES[settings.optimizer], shapes))),
         activations=int(max(activation * factor, walking)),
     )
 
@@ -110,7 +117,8 @@ def _lends(model: Any) -> bool:
 
 
 def free_for(need: Need, device: torch.device) -> bool:
-    """Whether the run fits into what is free now."""
+    """Whether the run fits into what is free when the host has made what room it can."""
+    comfy.model_management.free_memory(need.total, device)
     return need.total <= int(comfy.model_management.get_free_memory(device))
 
 

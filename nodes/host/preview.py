@@ -15,6 +15,7 @@ from torch import Tensor
 from ...esd.concepts import NULL_PROMPT, Concept, Keep
 from ...esd.denoiser import Condition, Denoiser
 from ...esd.walk import walk
+from .loading import is_missing
 
 STEPS, GUIDANCE, SEED = 12, 3.0, 0
 SMALLEST, LARGEST = 128, 256
@@ -39,7 +40,9 @@ def draw_previews(
         *_, last = walk(denoiser, noise.to(denoiser.device), conditions[NULL_PROMPT], told, sigmas, GUIDANCE)
         guided = last.null + GUIDANCE * (last.conditional - last.null)
         latents = denoiser.denoised(guided, last.x, last.sigma)
-    pictures = decoded(vae, latent_format.process_out(latents)) if vae is not None else rough(latents, latent_format)
+    pictures = (
+        decoded(vae, latent_format.process_out(latents)) if not is_missing(vae) else rough(latents, latent_format)
+    )
     return [
         {"label": label, "prompt": prompt, "jpeg": _jpeg(picture)}
         for (label, prompt), picture in zip(prompts.items(), pictures, strict=True)

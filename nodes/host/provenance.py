@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...esd.concepts import Concept, Keep
+from ...esd.examples import eta_of
 from ...esd.settings import Settings
 from ...version import VERSION
 from .families import Family
@@ -109,6 +110,7 @@ def run_metadata(
     steps_done: int,
 ) -> dict[str, str]:
     """The `esd.*` metadata of a result; every value is text, as safetensors asks."""
+    etas = {eta_of(concept, settings) for concept in concepts}
     return {
         "esd.format": "esd-concept-erasure-1",
         "esd.version": VERSION,
@@ -116,7 +118,7 @@ def run_metadata(
         "esd.concepts": json.dumps([asdict(c) for c in concepts]),
         "esd.keeps": json.dumps([asdict(k) for k in keeps]),
         "esd.method": settings.method,
-        "esd.eta": repr(settings.eta),
+        "esd.eta": repr(etas.pop() if len(etas) == 1 else settings.eta),
         "esd.steps": str(steps_done),
         "esd.seed": str(settings.seed),
         "esd.learning_rate": repr(settings.learning_rate),

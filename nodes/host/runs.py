@@ -39,7 +39,7 @@ _RUN = re.compile("[0-9a-f]{16}")
 MOST_BYTES = 10 * 2**30
 """How much the kept runs may take together before the oldest are deleted; the newest always stays."""
 
-PROCEDURE = 1
+PROCEDURE = 2
 """Counts up when the same inputs would no longer give the same weights."""
 
 FREE_OF_EFFECT = ("preset", "checkpointing")
@@ -83,6 +83,10 @@ class RunFolder:
                 f'The kept result of this run cannot be used ({error}): set start to "start over", or delete '
                 f"output/esd/runs/{self.path.name}."
             ) from error
+
+    def went_on(self) -> bool:
+        """Whether a run that was finished early has been gone on with, and stopped, since."""
+        return self.snapshot.is_file() and self.snapshot.stat().st_mtime_ns > self.result.stat().st_mtime_ns
 
     def resume(self, training: Training) -> int:
         """Let the training go on from the snapshot, where there is one; returns the steps that are done already."""
@@ -213,6 +217,7 @@ def key_of(
         "latent": plan.latent_shape,
         "dtype": str(plan.dtype),
         "sampling": [cls.__name__ for cls in type(sampling).__mro__],
+        "schedule": {k: v for k, v in sorted(vars(sampling).items()) if isinstance(v, int | float | str)},
     }
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     with ThreadPoolExecutor(4) as workers:  # hashing leaves Python's lock

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 import comfy.sample
@@ -12,7 +13,6 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...esd.denoiser import same_length
 from ...esd.errors import EsdError
 from .families import spatial_ratio
 from .interrupt import Progress
@@ -79,11 +79,17 @@ def _draw_one(
     ratio = spatial_ratio(model)
     shape = (model.model.latent_format.latent_channels, choice.height // ratio, choice.width // ratio)
     pictures = []
-    for first in range(0, len(shots), BATCH):
-        batch = shots[first : first + BATCH]
+    for batch in _batches(shots, conditions):
         latents = _sample(model, conditions, batch, choice, shape, partial(_report, progress, len(batch)))
         pictures.append(vae.decode(latents))
     return torch.cat(pictures)
+
+
+def _batches(shots: Sequence[Shot], conditions: Mapping[str, Any]) -> Iterator[Sequence[Shot]]:
+    """Shots that follow each other and whose prompts have equally many tokens, at most BATCH of them."""
+    for _, alike in groupby(shots, lambda shot: conditions[shot.prompt][0][0].shape[1]):
+        batch = list(alike)
+        yield from (batch[first : first + BATCH] for first in range(0, len(batch), BATCH))
 
 
 def _report(progress: Progress, pictures: int, *step: object) -> None:
@@ -125,11 +131,10 @@ def _sample(
 
 def _batched(conditions: list[list[Any]]) -> list[Any]:
     """One conditioning whose tensors are "b ...", a row a picture; the host then runs them in one batch."""
-    rows = same_length([c[0][0] for c in conditions])
     extra = dict(conditions[0][0][1])
     if isinstance(extra.get("pooled_output"), Tensor):
         extra["pooled_output"] = torch.cat([c[0][1]["pooled_output"] for c in conditions])
-    return [[torch.cat(rows), extra]]
+    return [[torch.cat([c[0][0] for c in conditions]), extra]]
 
 
 def prompt_lines(text: str) -> list[str]:

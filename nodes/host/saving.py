@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import comfy.model_sampling
 import comfy.sd
 import folder_paths
+import torch
 from comfy.cli_args import args
 
 from ...esd.errors import EsdError
@@ -143,11 +145,22 @@ def _write_checkpoint(path: Path, parts: Parts, metadata: dict[str, str], precis
 
 def _host_save(to: Path, model: Any, clip: Any, vae: Any, metadata: dict[str, str]) -> None:
     try:
-        comfy.sd.save_checkpoint(str(to), model, clip, vae, None, metadata=metadata)
+        comfy.sd.save_checkpoint(str(to), model, clip, vae, None, metadata=metadata, extra_keys=_marks(model))
     except Exception as error:
         if type(error).__name__ == "SafetensorError":  # the writer's own type for a full disk
             raise OSError(str(error)) from error
         raise
+
+
+def _marks(model: Any) -> dict[str, torch.Tensor]:
+    """The entries by which loaders know a schedule that the weights do not show: zero terminal SNR, EDM's ends."""
+    sampling = model.get_model_object("model_sampling")
+    if not isinstance(sampling, comfy.model_sampling.V_PREDICTION):
+        return {}
+    if isinstance(sampling, comfy.model_sampling.ModelSamplingContinuousEDM):
+        ends = {"edm_vpred.sigma_max": sampling.sigma_max, "edm_vpred.sigma_min": sampling.sigma_min}
+        return {name: torch.as_tensor(value).float().clone() for name, value in ends.items()}
+    return {"ztsnr": torch.empty(0)} if getattr(sampling, "zsnr", False) else {}
 
 
 def save_erasure(prefix: str, export: Export, graph: Mapping[str, str], form: str) -> tuple[Path, str]:

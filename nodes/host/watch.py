@@ -62,7 +62,7 @@ def watched(job: Job, watch: Watch) -> Result:
 def _kept(job: Job, watch: Watch, shown: Board, live: Live, folder: RunFolder) -> Result | None:
     """The result of an earlier run with the same inputs, where it is wanted and there."""
     found = folder.finished(job.denoiser) if watch.start != START_OVER else None
-    if found is None or (watch.start == RESUME and not found.complete):
+    if found is None or (not found.complete and (watch.start == RESUME or folder.went_on())):
         return None
     live.losses = found.losses
     words = f"taken from output/esd/runs/{folder.path.name}: trained before with the same inputs"
@@ -155,8 +155,11 @@ class Watcher:
         try:
             with shortage_said(f"the {what} was made", cure):
                 work()
-        except (EsdError, OSError) as error:
-            self.troubles[what] = f"{cost}: {error}"
+        except comfy.model_management.InterruptProcessingException:
+            raise
+        except Exception as error:  # noqa: BLE001 - a VAE or an optimiser may raise anything
+            reason = str(error) if isinstance(error, EsdError | OSError) else f"{type(error).__name__}: {error}"
+            self.troubles[what] = f"{cost}: {reason:.300}"
             log.warning("ESD: %s", self.troubles[what])  # words alone: the error holds the whole run
         if before or self.troubles:
             self.live.words = self._told() or self.live.words.replace(before or "", "")
