@@ -206,6 +206,23 @@ def test_sd3_refuses_methods_that_it_has_no_names_for(load: Callable[[str], Any]
         make_plan(load("sd3"), Settings(method="esd-x-strict", width=SIDE, height=SIDE))
 
 
+def test_sd3_refuses_prompts_of_different_lengths(load: Callable[[str], Any]) -> None:
+    """Its attention mixes text and picture, so that repeated tokens would weigh more."""
+    from esd_pack.esd.errors import EsdError
+    from esd_pack.nodes.host.conditions import encode
+
+    class Lengths(RandomText):
+        def encode_from_tokens_scheduled(self, text: str) -> list[Any]:
+            ((tokens, extra),) = super().encode_from_tokens_scheduled(text)
+            return [[tokens.repeat(1, 1 + len(text) // 10, 1), extra]]
+
+    row, device = ROWS["sd3"], torch.device("cpu")
+    text = Lengths(row.text.width, row.text.pooled)
+    assert len(encode(load("sd3"), text, ["", "cat"], (16, 8, 8), device)) == 2
+    with pytest.raises(EsdError, match='"a very long prompt" has more tokens than others'):
+        encode(load("sd3"), text, ["", "a very long prompt"], (16, 8, 8), device)
+
+
 @pytest.mark.parametrize("name", ["sd1", "koala", "sd3"])
 def test_a_walk_ends_where_the_hosts_own_euler_does(load: Callable[[str], Any], name: str) -> None:
     """The whole walk down to sigma 0 equals k-diffusion's Euler on the host's own model call."""

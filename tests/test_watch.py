@@ -182,6 +182,20 @@ class TestPreviews:
         assert [len(p) for p in shown] == [1, 1, 1]
         assert same(outcome, whole)
 
+    @pytest.mark.parametrize("empty", [True, False], ids=["empty", "of another kind"])
+    def test_a_vae_that_cannot_decode_costs_no_training(self, world, runs, told, whole, empty):
+        """Empty is what the host hands out for a checkpoint without a VAE; the pictures are rough then."""
+
+        def decode(latents):
+            raise RuntimeError("expected 16 channels")
+
+        vae = SimpleNamespace(first_stage_model=None if empty else "another", decode=decode)
+        outcome = erase(SimpleNamespace(**{**vars(world), "vae": vae}), vae=True, preview_every=3)
+        assert same(outcome, whole)
+        assert any("previews" in m for m in told.messages) == empty
+        trouble = "there is no preview: RuntimeError: expected 16 channels"
+        assert any(trouble in m["words"] for m in told.messages) != empty
+
     def test_their_cost_is_said(self, world, runs, told):
         erase(world, preview_every=3)
         assert any("a preview takes" in m["words"] for m in told.messages)
@@ -209,6 +223,15 @@ class TestFinishNow:
             erase(world)
         assert same(erase(world, start="resume"), whole)
         assert len(told.losses()) == STEPS
+
+    def test_gone_on_with_and_cancelled_it_is_no_result_any_more(self, world, runs, told, whole):
+        with finished_after(told, 2):
+            erase(world)
+        with cancelled_after(told, 4), contextlib.suppress(Exception):
+            erase(world, start="resume")
+        told.messages.clear()
+        assert same(erase(world), whole)
+        assert any("going on after step 4" in m["words"] for m in told.messages)
 
     def test_only_a_run_that_is_on_can_be_finished(self, world, runs, told):
         erase(world)
