@@ -27,10 +27,10 @@ def main() -> int:
     if problem:
         return _complain(problem)
     try:
-        return _hand_over(setup.ensure(for_tests=command in ("test", "playground")), [command, *rest])
+        return _hand_over(setup.ensure(for_tests=command in ("test", "playground", "bench")), [command, *rest])
     except KeyboardInterrupt:
         return _complain("\nStopped; the next run goes on from here.", 130)
-    except setup.SetupError as error:
+    except (setup.SetupError, OSError) as error:
         return _complain(str(error))
 
 
@@ -39,9 +39,14 @@ def _check(command: str, rest: list[str]) -> str:
         arguments.demo_parser().parse_args(rest)
     if command == "serve":
         arguments.serve_parser().parse_args(rest)
+    if command == "locales":
+        arguments.locales_parser().parse_args(rest)
     if command == "playground":
         return arguments.stages_problem(arguments.playground_parser().parse_args(rest).stages)
     names = arguments.bench_names(ROOT / "bench")
+    if command == "bench" and rest[:1] in (["--help"], ["-h"]):
+        print(f"usage: run.py bench NAME [--help] [ARGUMENT ...]\n\nNAME is one of {', '.join(names)}.")
+        raise SystemExit(0)
     if command == "bench" and rest[:1] not in [[name] for name in names]:
         return f"Name a benchmark: {', '.join(names) or 'there is none yet'}."
     return ""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import resource
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 
@@ -55,18 +54,14 @@ class Meter:
 
 
 class PeakMemory:
-    """The most memory held above a starting point: device memory on a GPU, resident memory of the process here."""
+    """The most resident memory that this process held above a starting point; the benches run on the CPU."""
 
     def __enter__(self) -> PeakMemory:
         self.bytes, self._stop = 0, threading.Event()
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
-            self._start = torch.cuda.memory_allocated()
-        else:
-            _give_back()
-            self._start = resident()
-            self._thread = threading.Thread(target=self._watch, daemon=True)
-            self._thread.start()
+        _give_back()
+        self._start = resident()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
         return self
 
     def _watch(self) -> None:
@@ -74,9 +69,6 @@ class PeakMemory:
             self.bytes = max(self.bytes, resident() - self._start)
 
     def __exit__(self, *error: object) -> None:
-        if torch.cuda.is_available():
-            self.bytes = torch.cuda.max_memory_allocated() - self._start
-            return
         self._stop.set()
         self._thread.join()
         self.bytes = max(self.bytes, resident() - self._start)
@@ -84,14 +76,15 @@ class PeakMemory:
 
 def resident() -> int:
     """Bytes of memory that this process holds now."""
-    status = Path("/proc/self/statm")
-    if status.exists():
-        return int(status.read_text().split()[1]) * resource.getpagesize()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: the peak so far
+    return int(psutil.Process().memory_info().rss)
 
 
 def highest() -> int:
     """The most resident memory that this process ever held, in bytes, its model and everything else included."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

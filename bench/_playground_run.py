@@ -17,6 +17,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+if os.environ.get("ESD_TEST_PACKAGES"):  # arms of a bench start in processes of their own
+    sys.path.append(os.environ["ESD_TEST_PACKAGES"])
 
 import torch  # noqa: E402
 
@@ -94,7 +96,7 @@ def write_json(path: str | None, rows: Sequence[Mapping[str, Any]]) -> None:
     about = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": "cpu",  # as `launch.inprocess` starts the host
         "python": platform.python_version(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),

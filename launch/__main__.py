@@ -31,6 +31,7 @@ def _test(rest: list[str]) -> int:
 
 
 def _bench(rest: list[str]) -> int:
+    _add_packages()
     sys.argv = rest
     sys.path.insert(0, str(ROOT / "bench"))  # where it would be had the file been started itself
     runpy.run_path(str(ROOT / "bench" / f"{rest[0]}.py"), run_name="__main__")
@@ -75,8 +76,9 @@ def _leave(number: int, frame: FrameType | None) -> None:
 def main() -> int:
     """Run the command; what goes wrong is one sentence on the terminal and an exit code that is not 0."""
     for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _leave)
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup wants it ignored
+            signal.signal(number, _leave)
     try:
         return COMMANDS[sys.argv[1]](sys.argv[2:])
     except KeyboardInterrupt:

@@ -89,6 +89,11 @@ def serve_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def locales_parser() -> argparse.ArgumentParser:
+    """`locales` has no options."""
+    return argparse.ArgumentParser(prog="run.py locales", description=_sentence("locales"))
+
+
 def playground_parser() -> argparse.ArgumentParser:
     """Options of `playground`."""
     parser = argparse.ArgumentParser(prog="run.py playground", description=_sentence("playground"))

@@ -9,6 +9,7 @@ import json
 import os
 import time
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,7 +118,8 @@ def pictured_prompts(subject: world.Subject) -> list[str]:
         others = [*world.NEAR_NEIGHBOURS.get(name, ()), "dog", "apple", "rocket", "ghost", "key"]
         return own + [other for other in dict.fromkeys(others) if other != name][:4]
     own = [judged.prompt for judged in world.prompts_for(subject, 4)]
-    return own + [judged.prompt for judged in world.prompts_for_others(subject)[::20]][:4]
+    groups = groupby(world.prompts_for_others(subject), lambda judged: judged.name)
+    return own + [list(group)[i].prompt for i, (_, group) in enumerate(groups)][:4]
 
 
 def judged_prompts(subject: world.Subject, pictures: int) -> list[world.Judged]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import subprocess
 import webbrowser
 from pathlib import Path
 
@@ -16,6 +18,8 @@ USUAL_PORT = 8188
 
 def main(options: argparse.Namespace) -> None:
     """Start the server, say where it is, and wait until it ends or Ctrl-C."""
+    if any(each.partition("=")[0] in ("--port", "--listen") for each in options.comfyui):
+        raise ServerError("Write --port before the --: this command has to know where the server is (at 127.0.0.1).")
     port = choose_port(options.port)
     line = ProgressLine()
     line.begin("Starting ComfyUI")
@@ -27,7 +31,9 @@ def main(options: argparse.Namespace) -> None:
         print(f"Pictures and checkpoints go to {server.base / 'output'}, what it prints to {server.log}")
         if not options.no_browser:
             webbrowser.open(server.url)
-        server.process.wait()
+        while server.process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.process.wait(0.5)  # Windows hears Ctrl-C only between two of these
         server.check_alive()
 
 

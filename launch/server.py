@@ -73,6 +73,10 @@ def device_arguments() -> list[str]:
     return [] if accelerated else ["--cpu"]
 
 
+_open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+"""Opens addresses of this machine, which no proxy can reach."""
+
+
 class Server:
     """A ComfyUI server in a process group of its own, with models, outputs and settings in a base folder.
 
@@ -150,7 +154,7 @@ class Server:
 
     def get(self, path: str, raw: bool = False) -> Any:
         """GET a path: the decoded JSON, or the bytes where `raw`."""
-        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
+        with _open(self.url + path, timeout=60) as answer:
             body = answer.read()
         return body if raw else json.loads(body)
 
@@ -158,7 +162,7 @@ class Server:
         """POST JSON to a path: the decoded answer, or None where it is empty."""
         data, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
         request = urllib.request.Request(self.url + path, data=data, headers=headers)
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with _open(request, timeout=60) as answer:
             text = answer.read()
         return json.loads(text) if text else None
 

@@ -54,6 +54,8 @@ def ensure(for_tests: bool = False) -> Environment:
 
 
 def _own_environment() -> Environment:
+    if not python_in(VENV).exists():  # never made, or the Python that it was made of has gone
+        stamp_of(VENV).unlink(missing_ok=True)
     stamp = fingerprint(UV, HOST_REQUIREMENTS, TEST_REQUIREMENTS, FIX)
     _once(VENV, stamp, _install_packages)
     _once(OWN_HOST, fingerprint(HOST_WHEEL), _install_host)
@@ -85,7 +87,9 @@ def find_python(host: Path) -> Path:
         if candidate.is_file() and _has_packages(candidate):
             return candidate
     names = ", ".join(NEEDED)
-    raise SetupError(f"No Python with {names} was found for {host}: set COMFYUI_PYTHON to the one that starts it.")
+    raise SetupError(
+        f"No Python 3.11 or newer with {names} was found for {host}: set COMFYUI_PYTHON to the one that starts it."
+    )
 
 
 def python_in(folder: Path) -> Path:
@@ -94,7 +98,8 @@ def python_in(folder: Path) -> Path:
 
 
 def _has_packages(python: Path) -> bool:
-    check = f"import sys, importlib.util as u; sys.exit(sum(u.find_spec(name) is None for name in {NEEDED!r}))"
+    missing = f"sum(u.find_spec(name) is None for name in {NEEDED!r})"
+    check = f"import sys, importlib.util as u; sys.exit(sys.version_info < (3, 11) or {missing})"
     return subprocess.run([str(python), "-c", check], capture_output=True, check=False).returncode == 0
 
 
@@ -112,7 +117,7 @@ def stamp_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.stamp")
 
 
-def _once(folder: Path, wanted: str, make: Callable[[Path], None]) -> None:
+def _once(folder: Path, wanted: str, make: Callable[[Path], object]) -> None:
     """Call make(folder) unless the folder's stamp says that it is there; clear it first where that was cut short."""
     stamp = stamp_of(folder)
     found = stamp.read_text(encoding="utf-8") if stamp.exists() else ""
@@ -137,6 +142,7 @@ def _install_packages(folder: Path) -> None:
 
 
 def _install_beside(folder: Path, python: Path) -> None:
+    _once(TOOLS, fingerprint(UV), _uv_in)
     with _step("Installing what the tests need beside your ComfyUI's own packages"):
         _run_uv(_uv_in(TOOLS), ["--python", str(python), "--target", str(folder), "-r", str(TEST_REQUIREMENTS)])
 

@@ -47,6 +47,7 @@ function update(node, panel) {
 
 /** The host took results of these nodes from its cache: they have no run, and need none. */
 function showReused(ids) {
+  if (!ids.every((id) => rootGraph()?.getNodeById(id.split(":")[0]))) return; // a prompt of another workflow
   for (const [node, panel] of panels) {
     if (pathsOf(node).some((path) => ids.includes(path))) panel.showReused();
   }
@@ -82,6 +83,12 @@ app.registerExtension({
     if (node.comfyClass === NODE) attach(node);
   },
   afterConfigureGraph() {
+    const here = new Set([rootGraph(), ...(rootGraph()?.subgraphs?.values() ?? [])]);
+    for (const [node, panel] of panels) {
+      if (here.has(node.graph)) continue; // nodes inside a subgraph are dropped without a word
+      panels.delete(node);
+      panel.remove();
+    }
     for (const [node, panel] of panels) update(node, panel);
   },
 });

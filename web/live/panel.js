@@ -122,9 +122,13 @@ export function figures(run) {
   else if (run.finishing) parts.push("finishing");
   else {
     if (run.seconds_left != null) parts.push(`${duration(run.seconds_left)} left`);
-    if (run.passes_per_second) parts.push(`${run.passes_per_second.toPrecision(2)} passes/s`);
+    if (run.passes_per_second) parts.push(`${rate(run.passes_per_second)} passes/s`);
   }
   return parts.join(" \u00b7 ");
+}
+
+function rate(passes) {
+  return passes < 10 ? passes.toPrecision(2) : String(Math.round(passes));
 }
 
 export function duration(seconds) {
