@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -48,12 +49,15 @@ def _size_and_time(path: Path) -> tuple[int, float]:
 
 def link_folder(source: Path, link: Path) -> None:
     """Make `link` show the folder `source`: a symbolic link, on Windows a junction where links are forbidden."""
-    if link.is_symlink() and link.resolve() == source.resolve():
+    if os.path.realpath(link) == os.path.realpath(source):
         return
     if link.is_symlink():
         link.unlink()
-    elif link.exists():
-        return  # a junction, made by an earlier run
+    elif os.path.lexists(link):
+        with contextlib.suppress(OSError):
+            link.rmdir()  # a junction to another place; a folder with something in it stays
+        if os.path.lexists(link):
+            return
     try:
         link.symlink_to(source, target_is_directory=True)
     except OSError:

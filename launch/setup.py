@@ -69,7 +69,7 @@ def _users_environment(host: Path, for_tests: bool) -> Environment:
     if for_tests:
         _once(
             TEST_PACKAGES,
-            fingerprint(UV, TEST_REQUIREMENTS, str(python)),
+            fingerprint(UV, TEST_REQUIREMENTS, str(python), _version_of(python)),
             lambda folder: _install_beside(folder, python),
         )
     return Environment(host, python, TEST_PACKAGES if for_tests else None)
@@ -95,6 +95,11 @@ def find_python(host: Path) -> Path:
 def python_in(folder: Path) -> Path:
     """The Python of a virtual environment."""
     return folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+
+
+def _version_of(python: Path) -> str:
+    asked = subprocess.run([str(python), "-V"], capture_output=True, text=True, check=False)
+    return asked.stdout.strip()
 
 
 def _has_packages(python: Path) -> bool:
@@ -192,9 +197,12 @@ def _torch_index_answers() -> bool:
 
 
 def _uv_environment() -> dict[str, str]:
-    # uv does not read pip's settings: tell it of a folder with wheels (a CPU build of torch, say)
+    # uv does not read pip's settings: tell it of a folder with wheels (a CPU build of torch, say), and of a mirror
     links = os.environ.get("PIP_FIND_LINKS") or _pip_setting("global.find-links")
     found = {"UV_FIND_LINKS": ",".join(links.split())} if links else {}
+    index = os.environ.get("PIP_INDEX_URL") or _pip_setting("global.index-url")
+    if index and not {"UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_CONFIG_FILE"} & os.environ.keys():
+        found["UV_DEFAULT_INDEX"] = index
     return {"UV_CACHE_DIR": str(RUN / "uv-cache"), **found, **os.environ}
 
 
