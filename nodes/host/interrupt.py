@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
 import comfy.model_management
@@ -30,7 +31,10 @@ class Progress:
 
 
 def say(node_id: str | None, text: str) -> None:
-    """Show a line of text on a node, where there is a page to show it on."""
+    """Show text on a node, where there is a page to show it on.
+
+    The page takes it for HTML, with links in double brackets, and names and metadata of files may be in it.
+    """
     instance = getattr(PromptServer, "instance", None)
     if instance is not None and node_id is not None and hasattr(instance, "send_progress_text"):
-        instance.send_progress_text(text, node_id)
+        instance.send_progress_text(html.escape(text).replace("[", "&#91;"), node_id)

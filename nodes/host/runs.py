@@ -217,7 +217,7 @@ def key_of(
         "latent": plan.latent_shape,
         "dtype": str(plan.dtype),
         "sampling": [cls.__name__ for cls in type(sampling).__mro__],
-        "schedule": {k: v for k, v in sorted(vars(sampling).items()) if isinstance(v, int | float | str)},
+        "schedule": {k: v for k, v in sorted(sampling.__dict__.items()) if isinstance(v, int | float | str)},
     }
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     with ThreadPoolExecutor(4) as workers:  # hashing leaves Python's lock
