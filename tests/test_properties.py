@@ -293,6 +293,16 @@ class TestTraining:
             assert torch.allclose(again[0].target, points[0].target, atol=1e-4)
         assert examples.keep_lessons([concepts.Keep(("a", "b"), 0.0)]) == []
 
+    @examples_of(60)
+    @given(st.floats(0, 20), st.none() | st.floats(0, 20), st.sampled_from(("", "man in a hat")))
+    def test_a_lesson_has_the_eta_of_its_concept_or_is_refused(self, eta, other, erase_from):
+        concept, settings = concepts.make_concept("hat", erase_from=erase_from), runs_of(eta=eta, eta_erase_from=other)
+        wanted = other if erase_from and other is not None else eta
+        assert examples.eta_of(concept, settings) == wanted
+        made = outcome(lambda: examples.lesson(concept, settings))
+        assert (made is None) == bool(erase_from and not wanted)
+        assert made is None or made.eta == wanted
+
     def test_a_snapshot_comes_back(self, tmp_path):
         run = train.Training(FakeDenoiser(), Told(), [concepts.make_concept("cat")], [], runs_of(steps=2))
         next(iter(run))
