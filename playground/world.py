@@ -16,27 +16,8 @@ STYLES: tuple[str, ...] = tuple(_NAMES["styles"])
 BACKGROUNDS: tuple[str, ...] = tuple(_NAMES["backgrounds"])
 HEADS: dict[str, tuple[str, ...]] = {"object": OBJECTS, "style": STYLES, "background": BACKGROUNDS}
 
-# The objects that look most alike: what an erasure spills over to first.
-NEAR_NEIGHBOURS: dict[str, tuple[str, ...]] = {
-    "cat": ("dog", "face", "penguin"),
-    "dog": ("cat", "face", "penguin"),
-    "apple": ("strawberry", "balloon", "football"),
-    "strawberry": ("apple", "mushroom", "tulip"),
-    "banana": ("pizza", "sunflower", "crown"),
-    "pizza": ("banana", "umbrella", "strawberry"),
-    "rocket": ("airplane", "sailboat", "key"),
-    "airplane": ("rocket", "sailboat", "fish"),
-    "tulip": ("sunflower", "cactus", "strawberry"),
-    "sunflower": ("tulip", "cactus", "butterfly"),
-    "ghost": ("snowman", "penguin", "face"),
-    "snowman": ("ghost", "penguin", "robot"),
-    "house": ("car", "robot", "sailboat"),
-    "car": ("house", "sailboat", "robot"),
-    "face": ("face wearing sunglasses", "face wearing a halo", "face wearing a cowboy hat"),
-    "face wearing sunglasses": ("face", "face wearing a halo", "face wearing a cowboy hat"),
-    "face wearing a halo": ("face", "face wearing sunglasses", "face wearing a cowboy hat"),
-    "face wearing a cowboy hat": ("face", "face wearing sunglasses", "face wearing a halo"),
-}
+NEAR_NEIGHBOURS: dict[str, tuple[str, ...]] = {name: tuple(near) for name, near in _NAMES["near_neighbours"].items()}
+"""The objects that look most alike: what an erasure spills over to first."""
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,10 @@ def test_prompts_of_the_world() -> None:
 
 
 def test_near_neighbours_are_objects() -> None:
-    """Every name in the table is one of the world."""
-    assert {n for pair in world.NEAR_NEIGHBOURS.items() for n in (pair[0], *pair[1])} <= set(world.OBJECTS)
+    """Every name in the table is one of the world, no object is its own, and the famous ones are there."""
+    assert world.NEAR_NEIGHBOURS.keys() == set(world.OBJECTS) and world.NEAR_NEIGHBOURS["cat"] == ("tiger", "lion")
+    assert {near for names in world.NEAR_NEIGHBOURS.values() for near in names} <= set(world.OBJECTS)
+    assert not any(name in near for name, near in world.NEAR_NEIGHBOURS.items())
 
 
 def test_rates_by_head(drawn: torch.Tensor) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .denoiser import Context
 from .names import World
 
 WORDS, LENGTH, CONTEXT = 49_408, 77, 768
@@ -82,7 +83,14 @@ class TextTower:
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Contexts "b 77 768" of tokens "b 77"."""
-        return functional.layer_norm(self.table[tokens].float() + self.positions.float(), (CONTEXT,))
+        words = self.table[tokens].float()
+        return functional.layer_norm(words + self.positions[: tokens.shape[1]].float(), (CONTEXT,))
+
+    def parted(self, tokens: Tensor) -> Context:
+        """The same contexts, with the end that all rows have in common apart."""
+        differ = (tokens != tokens[:1]).any(0).nonzero()
+        own = int(differ.max()) + 1 if len(differ) else 0
+        return Context(self(tokens[:, :own]), self(tokens[:1])[0, own:])
 
 
 def text_tower() -> TextTower:

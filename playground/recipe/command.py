@@ -17,7 +17,6 @@ from playground import world as shipped
 from . import measure, names, sheet
 from .stages import STAGES, Workshop, shortened
 
-SHIPPED_WORLD = shipped.FOLDER / "world.json"
 SHIPPED_STAGES = ("pictures", "second-judge", "measure", "sheet")
 ALL: dict[str, Callable[[Workshop], bool]] = {**STAGES, "measure": measure.main, "sheet": sheet.main}
 
@@ -48,11 +47,11 @@ def main(options: argparse.Namespace) -> int:
 
 def workshop(options: argparse.Namespace, report: Callable[[str, int, int], None]) -> Workshop:
     """What the options ask for."""
-    file = options.world or (SHIPPED_WORLD if options.shipped else names.WIDER)
+    file = options.world or names.WORLD
     host = Path(os.environ.get("COMFYUI_PATH") or base.OWN_HOST).resolve()
     shop = Workshop(
         names.read(file),
-        (options.folder or base.RUN / "playground" / file.stem).resolve(),
+        (options.folder or base.RUN / "playground" / ("shipped" if options.shipped else file.stem)).resolve(),
         host / "comfy" / "sd1_tokenizer",
         report,
         start_from=options.start_from.resolve() if options.start_from else None,

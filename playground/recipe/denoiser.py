@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,18 @@ class PaddedLayerNorm(nn.LayerNorm):
         return (x - mean) * (variance + self.eps).rsqrt() * self.weight + self.bias
 
 
+class Context(NamedTuple):
+    """Contexts that end alike, as those of padded prompts do: "b n 768", and the end of all of them, "m 768"."""
+
+    own: Tensor
+    shared: Tensor
+
+    def through(self, layer: nn.Linear) -> Tensor:
+        """The layer's output for the whole contexts, "b n+m c": what they share is computed once."""
+        own, shared = layer(self.own), layer(self.shared)
+        return torch.cat([own, shared.expand(len(own), *shared.shape)], dim=1)
+
+
 class Attention(nn.Module):
     """Attention of "b n c" to itself, or to a context "b m 768"."""
 
@@ -40,9 +53,11 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(context, live, bias=False)
         self.to_out = nn.Sequential(nn.Linear(live, live))
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | Context) -> Tensor:
         """Returns "b n c"."""
-        q, k, v = (self._heads(y) for y in (self.to_q(x), self.to_k(context), self.to_v(context)))
+        text = isinstance(context, Context)
+        k, v = (context.through(layer) if text else layer(context) for layer in (self.to_k, self.to_v))
+        q, k, v = (self._heads(y) for y in (self.to_q(x), k, v))
         y = functional.scaled_dot_product_attention(q, k, v)
         return self.to_out(y.transpose(1, 2).flatten(2))
 
@@ -73,7 +88,7 @@ class TransformerBlock(nn.Module):
         self.ff = nn.ModuleDict({"net": nn.ModuleList([GatedLinear(live), nn.Identity(), nn.Linear(4 * live, live)])})
         self.norm1, self.norm2, self.norm3 = (PaddedLayerNorm(live) for _ in range(3))
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | Context) -> Tensor:
         """Returns "b n c"."""
         y = self.norm1(x)
         x = x + self.attn1(y, y)
@@ -93,7 +108,7 @@ class SpatialTransformer(nn.Module):
         self.proj_in, self.proj_out = nn.Conv2d(live, live, 1), nn.Conv2d(live, live, 1)
         self.transformer_blocks = nn.ModuleList([TransformerBlock(live)])
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | Context) -> Tensor:
         """Returns "b c h w"."""
         y = self.proj_in(self.norm(x))
         y = self.transformer_blocks[0](y.flatten(2).transpose(1, 2), context)
@@ -164,7 +179,7 @@ class Denoiser(nn.Module):
         last = nn.Conv2d(live, LATENT, 3, padding=1)
         self.out = nn.Sequential(nn.GroupNorm(live // GROUP, live), nn.SiLU(), last)
 
-    def forward(self, x: Tensor, time: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, context: Tensor | Context) -> Tensor:
         """The noise, "b 4 h w"."""
         emb = self.time_embed(time_waves(time).to(x.dtype))
         kept = []
@@ -188,7 +203,7 @@ def _steps(*steps: list[nn.Module]) -> nn.ModuleList:
     return nn.ModuleList(nn.ModuleList(step) for step in steps)
 
 
-def _through(layers: nn.ModuleList, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
+def _through(layers: nn.ModuleList, x: Tensor, emb: Tensor, context: Tensor | Context) -> Tensor:
     for layer in layers:
         extra = {ResBlock: (emb,), SpatialTransformer: (context,)}.get(type(layer), ())
         x = layer(x, *extra)

@@ -47,7 +47,7 @@ class Lessons:
         many = torch.randint(self.latents.shape[3], (batch,), generator=random)
         clean = self.latents[shown[:, 0], shown[:, 1], shown[:, 2], many].float()
         named = captions.with_parts_left_out(shown, self._white, random)
-        context = self.tower(self.tokens[captions.row_of(self.world, named)])
+        context = self.tower.parted(self.tokens[captions.row_of(self.world, named)])
         levels = torch.randint(LEVELS, (batch,), generator=random)
         noise = torch.randn(clean.shape, generator=random)
         left = signal(levels)[:, None, None, None]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-WIDER = Path(__file__).resolve().with_name("wider-world.json")
+from playground import world as shipped
+
+WORLD = shipped.FOLDER / "world.json"
 HELD_OUT_STYLE = "sepia"
 
 
@@ -54,20 +56,18 @@ class World:
 
     def as_json(self) -> dict[str, Any]:
         """What `playground/world.json` holds of this world."""
-        made = {"objects": list(self.objects), "styles": list(self.styles), "backgrounds": list(self.backgrounds)}
         return {
-            **made,
-            "icon_names": self.objects,
+            "objects": self.objects,
+            "styles": self.styles,
+            "backgrounds": self.backgrounds,
             "near_neighbours": self.near_neighbours,
             "holds_out": self.holds_out,
         }
 
 
-def read(path: Path = WIDER) -> World:
-    """A world from its JSON file: of the recipe's own, or the `world.json` beside a checkpoint."""
+def read(path: Path = WORLD) -> World:
+    """A world from its JSON file; raises KeyError if a part of it is missing."""
     found = json.loads(path.read_text(encoding="utf-8"))
-    icons: Mapping[str, str] = found["icon_names"]
-    neighbours = {name: tuple(near) for name, near in found.get("near_neighbours", {}).items()}
-    objects = {name: icons[name] for name in found.get("objects", icons)}
-    held = bool(found.get("holds_out", False))
-    return World(objects, tuple(found["styles"]), tuple(found["backgrounds"]), neighbours, held)
+    neighbours = {name: tuple(near) for name, near in found["near_neighbours"].items()}
+    parts = tuple(found["styles"]), tuple(found["backgrounds"])
+    return World(found["objects"], *parts, neighbours, bool(found["holds_out"]))

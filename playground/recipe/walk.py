@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .autoencoder import Autoencoder
 from .captions import TextTower
-from .denoiser import LATENT, Denoiser
+from .denoiser import LATENT, Context, Denoiser
 from .diffusion import LEVELS, signal
 
 SIDE, LATENT_SIDE = 64, 8
@@ -29,11 +29,11 @@ class Painter:
         """One picture for each row of tokens "b 77", "b 64 64 3" in 0..1; `nothing` holds the empty prompt's, "77"."""
         count = len(tokens)
         noise = torch.randn(count, LATENT, LATENT_SIDE, LATENT_SIDE, generator=torch.Generator().manual_seed(seed))
-        context = self.tower(torch.cat([tokens, nothing.expand(count, -1)]))
+        context = self.tower.parted(torch.cat([tokens, nothing.expand(count, -1)]))
         latents = self._walk(noise, context)
         return self.autoencoder.decode(latents).clamp(0, 1).permute(0, 2, 3, 1)
 
-    def _walk(self, noise: Tensor, context: Tensor) -> Tensor:
+    def _walk(self, noise: Tensor, context: Context) -> Tensor:
         levels = uniform_levels(STEPS)
         sigmas = torch.cat([sigma_of(levels), torch.zeros(1)])
         x = noise * (1 + sigmas[0].square()).sqrt()
@@ -41,7 +41,7 @@ class Painter:
             x = x + self._noise(x / (1 + now.square()).sqrt(), level, context) * (following - now)
         return x
 
-    def _noise(self, x: Tensor, level: Tensor, context: Tensor) -> Tensor:
+    def _noise(self, x: Tensor, level: Tensor, context: Context) -> Tensor:
         asked, empty = self.denoiser(x.repeat(2, 1, 1, 1), level.expand(2 * len(x)), context).chunk(2)
         return empty + GUIDANCE * (asked - empty)
 
