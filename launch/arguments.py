@@ -100,7 +100,9 @@ def playground_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "stages", nargs="*", metavar="STAGE", help=f"what to do, of {', '.join(STAGES)} (default: all, in this order)"
     )
-    parser.add_argument("--world", type=Path, metavar="FILE", help="the objects to draw (default: playground/world.json)")
+    parser.add_argument(
+        "--world", type=Path, metavar="FILE", help="the objects to draw (default: playground/world.json)"
+    )
     parser.add_argument("--folder", type=Path, metavar="FOLDER", help="where all is kept (default: in .run/playground)")
     parser.add_argument(
         "--start-from", type=Path, metavar="FILE", help="a checkpoint like the shipped one, to train on from"
