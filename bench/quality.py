@@ -41,8 +41,8 @@ def tasks(world: Any) -> list[Task]:
     def rest(*without: str) -> list[Any]:
         return [each for each in objects if each.name not in without]
 
-    def near(name: str) -> list[Any]:
-        return [seen(o, "object", o) for o in world.NEAR_NEIGHBOURS[name] for _ in range(4)]
+    def near(name: str, each: int = 8) -> list[Any]:
+        return [seen(o, "object", o) for o in world.NEAR_NEIGHBOURS[name] for _ in range(each)]
 
     def attribute(word: str) -> Task:
         whole = f"face wearing {word}"
@@ -57,9 +57,7 @@ def tasks(world: Any) -> list[Task]:
     ]
     four = ("cat", "rocket", "guitar", "teapot")
     four_gone = [seen(o, "object", o) for o in four for _ in range(REPEATS // 4)]
-    four_near = [
-        seen(o, "object", o) for o in ("dog", "airplane", "penguin", "key", "umbrella", "face") for _ in "1234"
-    ]
+    four_near = [each for name in four for each in near(name, 4)]
     styled = {s: [seen(f"{o} in {s} style", "style", s) for o in world.OBJECTS[:24]] for s in world.STYLES}
     other_styles = [styled[("noto", "fluent", "sepia")[i % 3]][i] for i in range(24)]
     in_other = [seen(each.prompt, "object", each.prompt.split(" in ")[0]) for each in other_styles]
@@ -90,7 +88,7 @@ def tasks(world: Any) -> list[Task]:
             four_gone,
             four_near,
             rest(*four),
-            keeps="dog\nairplane\npenguin\nkey",
+            keeps="tiger\nairplane\nviolin\nteacup",
         ),
     ]
 
