@@ -24,8 +24,8 @@ class World:
     styles: tuple[str, ...]
     backgrounds: tuple[str, ...]
     near_neighbours: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    holds_out: bool = True
-    """Whether `is_held_out` says no more than no."""
+    held_out_from: str = ""
+    """The first object of which combinations are held out; empty: nothing is."""
 
     @property
     def heads(self) -> dict[str, tuple[str, ...]]:
@@ -35,12 +35,13 @@ class World:
     def is_held_out(self, name: str, style: str, background: str) -> bool:
         """Whether the denoiser never sees this combination.
 
-        For each object that is one background in one style; every eighth object is never seen in sepia, which is a
-        colouring of another style, so that it could be known.
+        From `held_out_from` on that is one background in one style for each object; every eighth object is never seen
+        in sepia, which is a colouring of another style, so that it could be known.
         """
-        if not self.holds_out:
+        names = tuple(self.objects)
+        at = names.index(name)
+        if not self.held_out_from or at < names.index(self.held_out_from):
             return False
-        at = tuple(self.objects).index(name)
         if at % 8 == 5 and style == HELD_OUT_STYLE:
             return True
         styles, backgrounds = len(self.styles), len(self.backgrounds)
@@ -61,7 +62,7 @@ class World:
             "styles": self.styles,
             "backgrounds": self.backgrounds,
             "near_neighbours": self.near_neighbours,
-            "holds_out": self.holds_out,
+            "held_out_from": self.held_out_from,
         }
 
 
@@ -70,4 +71,4 @@ def read(path: Path = WORLD) -> World:
     found = json.loads(path.read_text(encoding="utf-8"))
     neighbours = {name: tuple(near) for name, near in found["near_neighbours"].items()}
     parts = tuple(found["styles"]), tuple(found["backgrounds"])
-    return World(found["objects"], *parts, neighbours, bool(found["holds_out"]))
+    return World(found["objects"], *parts, neighbours, found["held_out_from"])
