@@ -37,10 +37,13 @@ class Context(NamedTuple):
     own: Tensor
     shared: Tensor
 
-    def through(self, layer: nn.Linear) -> Tensor:
-        """The layer's output for the whole contexts, "b n+m c": what they share is computed once."""
-        own, shared = layer(self.own), layer(self.shared)
-        return torch.cat([own, shared.expand(len(own), *shared.shape)], dim=1)
+
+def _projected(layer: nn.Linear, context: Tensor | Context) -> Tensor:
+    """The layer's output for the whole contexts, "b n+m c": what they share is computed once."""
+    if isinstance(context, Tensor):
+        return layer(context)
+    own, shared = layer(context.own), layer(context.shared)
+    return torch.cat([own, shared.expand(len(own), *shared.shape)], dim=1)
 
 
 class Attention(nn.Module):
@@ -55,8 +58,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | Context) -> Tensor:
         """Returns "b n c"."""
-        text = isinstance(context, Context)
-        k, v = (context.through(layer) if text else layer(context) for layer in (self.to_k, self.to_v))
+        k, v = (_projected(layer, context) for layer in (self.to_k, self.to_v))
         q, k, v = (self._heads(y) for y in (self.to_q(x), k, v))
         y = functional.scaled_dot_product_attention(q, k, v)
         return self.to_out(y.transpose(1, 2).flatten(2))
