@@ -144,6 +144,17 @@ def test_the_host_sees_what_the_narrow_networks_see(playground: Any, made: stage
         torch.testing.assert_close(there, vae.encode(pictures) * SCALE, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("words", [["face wearing a halo in sepia style", "cat", ""], ["cat", "cat"]])
+def test_contexts_may_come_with_their_common_end_apart(made: stages.Workshop, words: list[str]) -> None:
+    """The denoiser's answer is the same, whether they differ in many tokens or in none."""
+    tower, tokens = captions.text_tower(), captions.tokens(words, made.tokenizer)
+    context, x, levels = tower.parted(tokens), torch.randn(len(words), 4, 8, 8), torch.full((len(words),), 500)
+    assert context.own.shape[1] + len(context.shared) == captions.LENGTH and context.own.shape[1] < 10
+    with torch.no_grad():
+        network = Denoiser()
+        torch.testing.assert_close(network(x, levels, context), network(x, levels, tower(tokens)))
+
+
 def test_what_is_held_out_is_never_shown() -> None:
     """Neither in a picture nor, therefore, in a caption; and every other combination may be."""
     world = names.read()
