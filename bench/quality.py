@@ -121,7 +121,9 @@ def run(world: Playground, task: Task, change: dict[str, Any], seed: int) -> dic
     concepts = [make_concept(**c) for c in task.concepts]
     keeps = [make_keep(task.keeps, 1.0)] if task.keeps else []
     erased, seconds = world.erase(concepts, keeps, settings)
-    groups = {"erased": task.gone, "neighbours": task.near, "rest": task.rest}
+    near = {(each.head, each.name) for each in task.near}
+    rest = [each for each in task.rest if (each.head, each.name) not in near]
+    groups = {"erased": task.gone, "neighbours": task.near, "rest": rest}
     groups |= {name: g for name, g in (("unseen", task.unseen), ("replaced", task.replaced)) if g}
     rates = world.rates(erased.model, groups)
     row = {"task": task.name, "change": change, "settings": asdict(settings), "seconds": seconds, **as_json(rates)}

@@ -69,8 +69,10 @@ def test_a_stopped_stage_goes_on_bit_for_bit(made: stages.Workshop, tmp_path: Pa
         assert stages.STAGES[stage](shop)
         ours, theirs = (load_file(each.path(f"{stage}.safetensors")) for each in (shop, made))
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-    with pytest.raises(ValueError, match="begun with other settings"):
-        stages.train_denoiser(replace(shop, denoiser=FEW))
+    others = replace(WORLD, backgrounds=("white", "green"))
+    for other in (replace(shop, denoiser=FEW), replace(shop, world=others)):
+        with pytest.raises(ValueError, match="begun with other settings, objects or networks"):
+            stages.train_denoiser(other)
     tried("a stage of the playground's making is stopped and started again", 4, "its tensors are equal bit for bit")
 
 
@@ -153,6 +155,12 @@ def test_contexts_may_come_with_their_common_end_apart(made: stages.Workshop, wo
     with torch.no_grad():
         network = Denoiser()
         torch.testing.assert_close(network(x, levels, context), network(x, levels, tower(tokens)))
+
+
+def test_a_checkpoint_packed_again_is_the_same_file(made: stages.Workshop) -> None:
+    """Byte for byte, whichever process packs it."""
+    before = made.path(stages.CHECKPOINT).read_bytes()
+    assert stages.pack_checkpoint(made) and made.path(stages.CHECKPOINT).read_bytes() == before
 
 
 def test_what_is_held_out_is_never_shown() -> None:

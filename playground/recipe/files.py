@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,6 +37,11 @@ def save_bytes(content: bytes, path: Path) -> None:
     unfinished = _unfinished(path)
     unfinished.write_bytes(content)
     os.replace(unfinished, path)
+
+
+def digest(*parts: bytes) -> str:
+    """Twelve letters that stand for contents."""
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:12]
 
 
 def _unfinished(path: Path) -> Path:

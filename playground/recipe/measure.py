@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -92,9 +91,9 @@ def checkpoint_of(shop: Workshop) -> Path:
 
 
 def pictures_of(shop: Workshop) -> Tensor:
-    """Pictures of all prompts, "b 64 64 3" in 0..1 (8 bits deep), kept batch by batch for each checkpoint."""
-    content = hashlib.sha256(checkpoint_of(shop).read_bytes()).hexdigest()
-    path = shop.path(f"drawn-{content[:12]}.safetensors")
+    """Pictures of all prompts, "b 64 64 3" in 0..1 (8 bits deep), kept batch by batch for checkpoint and prompts."""
+    wanted = json.dumps([BATCH, FIRST_SEED, [each.prompt for each in prompts(shop.world)]])
+    path = shop.path(f"drawn-{files.digest(checkpoint_of(shop).read_bytes(), wanted.encode())}.safetensors")
     kept = load_file(path)["pictures"] if path.exists() else torch.empty(0, SIDE, SIDE, 3, dtype=torch.uint8)
     tokens = captions.tokens(["", *(each.prompt for each in prompts(shop.world))], shop.tokenizer)
     painter, nothing, asked = painter_of(checkpoint_of(shop)), tokens[0], tokens[1:]

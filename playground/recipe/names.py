@@ -67,8 +67,8 @@ class World:
 
 
 def read(path: Path = WORLD) -> World:
-    """A world from its JSON file; raises KeyError if a part of it is missing."""
+    """A world from its JSON file; near neighbours and what is held out may be missing."""
     found = json.loads(path.read_text(encoding="utf-8"))
-    neighbours = {name: tuple(near) for name, near in found["near_neighbours"].items()}
+    neighbours = {name: tuple(near) for name, near in found.get("near_neighbours", {}).items()}
     parts = tuple(found["styles"]), tuple(found["backgrounds"])
-    return World(found["objects"], *parts, neighbours, found["held_out_from"])
+    return World(found["objects"], *parts, neighbours, found.get("held_out_from", ""))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -90,18 +91,21 @@ def _plain(name: str, shape: tuple[int, ...], value: float = 0.0) -> dict[str, T
 
 
 def write(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a torch archive and deflate it, so that the zeros vanish."""
+    """Write a torch archive and deflate it, so that the zeros vanish; equal tensors give equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    stored, deflated = (path.with_name(f"{path.name}.{os.getpid()}.{kind}") for kind in ("stored", "deflated"))
-    torch.save({"state_dict": dict(tensors)}, stored)
-    with (
-        zipfile.ZipFile(stored) as source,
-        zipfile.ZipFile(deflated, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as target,
-    ):
-        for entry in source.infolist():
-            target.writestr(zipfile.ZipInfo(entry.filename), source.read(entry), zipfile.ZIP_DEFLATED, 9)
-    stored.unlink()
-    os.replace(deflated, path)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        # the archive holds the name that it is first written under
+        stored, deflated = Path(folder) / path.name, Path(folder) / "deflated"
+        torch.save({"state_dict": dict(tensors)}, stored)
+        with zipfile.ZipFile(stored) as source, zipfile.ZipFile(deflated, "w") as target:
+            for entry in source.infolist():
+                target.writestr(zipfile.ZipInfo(entry.filename), source.read(entry), zipfile.ZIP_DEFLATED, 9)
+        os.replace(deflated, path)
+
+
+def content(network: nn.Module) -> bytes:
+    """A network's values, to tell it from another."""
+    return b"".join(value.detach().float().contiguous().numpy().tobytes() for value in network.state_dict().values())
 
 
 def networks(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -76,9 +76,16 @@ class Workshop:
             return self.trained_autoencoder()
         return autoencoder.Autoencoder.of(pack.networks(self.start_from)[1])
 
-    def train(self, stage: str, module: nn.Module, plan: Plan, loss: Callable[[torch.Generator], Tensor]) -> bool:
+    def source(self, *parts: bytes) -> str:
+        """What a training learns from: the world, the networks that it starts from, and further parts."""
+        given = self.start_from.read_bytes() if self.start_from else b""
+        return files.digest(json.dumps(self.world.as_json()).encode(), given, *parts)
+
+    def train(
+        self, stage: str, module: nn.Module, plan: Plan, loss: Callable[[torch.Generator], Tensor], source: str
+    ) -> bool:
         """Train a network, or go on with it, and keep what it has learnt; whether it is finished."""
-        training = Training(module, plan, self.path(f"{stage}.training"))
+        training = Training(module, plan, self.path(f"{stage}.training"), source)
         training.run(loss, self.progress(stage), self.stop_after)
         if training.done:
             files.save_tensors(training.result(), self.path(f"{stage}.safetensors"))
@@ -110,7 +117,9 @@ def train_autoencoder(shop: Workshop) -> bool:
         model.load_state_dict(pack.networks(shop.start_from)[1])
         model.taesd_encoder.requires_grad_(False)
     plan = shop.autoencoder
-    return shop.train("autoencoder", model, plan, lambda random: autoencoder.loss(model, pool, plan.batch, random))
+    return shop.train(
+        "autoencoder", model, plan, lambda random: autoencoder.loss(model, pool, plan.batch, random), shop.source()
+    )
 
 
 def train_judge(shop: Workshop) -> bool:
@@ -129,7 +138,8 @@ def _train_judge(shop: Workshop, stage: str, plan: Plan, kind: type[Judge] | typ
     torch.manual_seed(plan.seed)
     judge: Network = kind(shop.world.heads)
     judge = judge.to(memory_format=torch.channels_last)
-    done = shop.train(stage, judge, plan, lambda random: examples.loss(judge, plan.batch, random))
+    source = shop.source(pack.content(model))
+    done = shop.train(stage, judge, plan, lambda random: examples.loss(judge, plan.batch, random), source)
     if done:
         half = {name: value.half() for name, value in judge.state_dict().items()}
         files.save_tensors(half, shop.path(f"{stage}.safetensors"))
@@ -146,13 +156,15 @@ def train_denoiser(shop: Workshop) -> bool:
         model.load_state_dict(pack.networks(shop.start_from)[0])
     model = model.to(memory_format=torch.channels_last)
     plan = shop.denoiser
-    return shop.train("denoiser", model, plan, lambda random: lessons.loss(model, plan.batch, random))
+    source = shop.source(pack.content(shop.trained_encoder().taesd_encoder))
+    return shop.train("denoiser", model, plan, lambda random: lessons.loss(model, plan.batch, random), source)
 
 
 def _lessons(shop: Workshop) -> diffusion.Lessons:
-    path = shop.path("latents.safetensors")
+    encoder = shop.trained_encoder()
+    path = shop.path(f"latents-{shop.source(pack.content(encoder.taesd_encoder))}.safetensors")
     if not path.exists():
-        made = diffusion.latents(shop.trained_encoder(), shop.pool(), shop.progress("latents"))
+        made = diffusion.latents(encoder, shop.pool(), shop.progress("latents"))
         files.save_tensors({"latents": made.half()}, path)
     tokens = captions.tokens(captions.all_captions(shop.world), shop.tokenizer)
     latents = load_file(path)["latents"]

@@ -44,9 +44,10 @@ class Plan:
 class Training:
     """A network, its optimiser and its average, with the step they have come to."""
 
-    def __init__(self, module: nn.Module, plan: Plan, file: Path) -> None:
-        """Goes on from `file` if that is there; raises ValueError if it was begun with another plan."""
+    def __init__(self, module: nn.Module, plan: Plan, file: Path, source: str = "") -> None:
+        """Goes on from `file` if that is there; raises ValueError if it was begun with another plan or `source`."""
         self.module, self.plan, self.file, self.step = module, plan, file, 0
+        self.settings = f"{asdict(plan)!r} {source}"
         self.average = {name: value.detach().clone() for name, value in module.named_parameters()}
         self.optimiser = torch.optim.AdamW(module.parameters(), plan.rate, plan.betas, weight_decay=plan.decay)
         if file.exists():
@@ -91,12 +92,14 @@ class Training:
 
     def save(self) -> None:
         """Write all that the next run needs."""
-        state = {"plan": repr(asdict(self.plan)), "step": self.step, "module": self.module.state_dict()}
+        state = {"plan": self.settings, "step": self.step, "module": self.module.state_dict()}
         files.save_state({**state, "average": self.average, "optimiser": self.optimiser.state_dict()}, self.file)
 
     def _take_up(self, state: dict[str, Any]) -> None:
-        if state["plan"] != repr(asdict(self.plan)):
-            raise ValueError(f"{self.file} was begun with other settings: go on with those, or delete the file.")
+        if state["plan"] != self.settings:
+            raise ValueError(
+                f"{self.file} was begun with other settings, objects or networks: go on with those, or delete the file."
+            )
         self.step, self.average = state["step"], state["average"]
         self.module.load_state_dict(state["module"])
         self.optimiser.load_state_dict(state["optimiser"])
