@@ -31,7 +31,7 @@ def main() -> None:
         erased.model,
         {
             "erased": world.prompts_for(subject, options.pictures),
-            "kept": world.prompts_for_others(subject, max(1, options.pictures // len(world.OBJECTS))),
+            "kept": world.prompts_for_others(subject, max(1, round(options.pictures / len(world.OBJECTS)))),
         },
     )
     print(f"{subject.prompt}: {seconds:.0f} s of training with {settings.method}, seed {settings.seed}")

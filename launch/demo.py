@@ -124,7 +124,7 @@ def pictured_prompts(subject: world.Subject) -> list[str]:
 
 def judged_prompts(subject: world.Subject, pictures: int) -> list[world.Judged]:
     """What is drawn for the judge: the erased subject `pictures` times, then the others, about as often in all."""
-    rounds = max(1, pictures // len(world.OBJECTS))
+    rounds = max(1, round(pictures / len(world.OBJECTS)))
     return world.prompts_for(subject, pictures) + world.prompts_for_others(subject, rounds)
 
 

@@ -17,7 +17,7 @@ from playground import world as shipped
 from . import measure, names, sheet
 from .stages import STAGES, Workshop, shortened
 
-SHIPPED_STAGES = ("pictures", "second-judge", "measure", "sheet")
+SHIPPED_STAGES = ("pictures", "measure", "sheet")
 ALL: dict[str, Callable[[Workshop], bool]] = {**STAGES, "measure": measure.main, "sheet": sheet.main}
 
 

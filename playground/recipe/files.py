@@ -9,15 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a safetensors file, under a temporary name first."""
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, about: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file with `about` as its metadata, under a temporary name first."""
     unfinished = _unfinished(path)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished, dict(about or {}))
     os.replace(unfinished, path)
+
+
+def about(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file."""
+    with safe_open(path, "pt") as opened:
+        return opened.metadata() or {}
 
 
 def save_state(state: Mapping[str, Any], path: Path) -> None:

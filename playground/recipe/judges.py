@@ -81,7 +81,7 @@ class Examples:
 
 
 def roughened(pictures: Tensor, random: torch.Generator) -> Tensor:
-    """Pictures "b 3 64 64" moved by a few pixels, each half of the batch another way, with noise."""
+    """Pictures "b 3 64 64" moved by a few pixels, each eighth of the batch another way, with noise."""
     strength = NOISE * torch.rand(len(pictures), 1, 1, 1, generator=random)
     noisy = pictures + strength * torch.randn(pictures.shape, generator=random)
     parts = noisy.chunk(8)

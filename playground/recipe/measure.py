@@ -13,19 +13,21 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from playground import world as shipped
-from playground.judge import Judge, Verdict
+from playground.judge import Judge, Network, Verdict
 
 from . import captions, files, judges, pack, pictures
 from .autoencoder import Autoencoder
 from .denoiser import Denoiser
 from .names import World
 from .stages import CHECKPOINT, Workshop
-from .walk import SIDE, Painter
+from .walk import GUIDANCE, SIDE, STEPS, Painter
 
 ALONE, BACKGROUNDS = 4, 2
 """Pictures of each object when it is named alone, and backgrounds of each object and style when all are named."""
 
-BATCH, FIRST_SEED = 16, 1000
+BATCH, FIRST_SEED, FRESH = 16, 1000, 1000
+HELD_OUT = "held out from training"
+SECOND_JUDGE = shipped.FOLDER.parent / "tests" / "second_judge.safetensors"
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,15 @@ class Asked:
 
 def prompts(world: World) -> list[Asked]:
     """All that is drawn: first the contact sheet's, each object in each style."""
-    sheet = [Asked("object and style named", name, style) for name in world.objects for style in world.styles]
+    sheet = [_styled(world, name, style) for name in world.objects for style in world.styles]
     alone = [Asked("object named alone", name) for name in world.objects for _ in range(ALONE)]
-    held = [Asked("held out from training", *each) for each in world.combinations(held_out=True)]
+    held = [Asked(HELD_OUT, *each) for each in world.combinations(held_out=True)]
     return [*sheet, *alone, *_fully_named(world), *held]
+
+
+def _styled(world: World, name: str, style: str) -> Asked:
+    never = all(world.is_held_out(name, style, background) for background in world.backgrounds)
+    return Asked(HELD_OUT if never else "object and style named", name, style)
 
 
 def _fully_named(world: World) -> Iterator[Asked]:
@@ -69,15 +76,16 @@ def _fully_named(world: World) -> Iterator[Asked]:
 def main(shop: Workshop) -> bool:
     """Draw and judge; write `measured.json` into the folder and print it."""
     checkpoint = checkpoint_of(shop)
-    asked = prompts(shop.world)
+    asked, judging = prompts(shop.world), _judges(shop)
     drawn = pictures_of(shop)
-    verdicts = {name: judge.judge(drawn) for name, judge in _judges(shop).items()}
+    verdicts = {name: judge.judge(drawn) for name, judge in judging.items()}
     found = {
         "prompts": len(asked),
         "megabytes": round(checkpoint.stat().st_size / 1e6, 2),
         "autoencoder_decibels": round(_decibels(shop), 2),
         "found": {name: rates(asked, verdict) for name, verdict in verdicts.items()},
         "judges_agree": agreement(*verdicts.values()),
+        "judges_on_fresh_pictures": {name: _on_fresh(shop, judge) for name, judge in judging.items()},
     }
     text = json.dumps(found, indent=1) + "\n"
     files.save_text(text, shop.path("measured.json"))
@@ -92,7 +100,7 @@ def checkpoint_of(shop: Workshop) -> Path:
 
 def pictures_of(shop: Workshop) -> Tensor:
     """Pictures of all prompts, "b 64 64 3" in 0..1 (8 bits deep), kept batch by batch for checkpoint and prompts."""
-    wanted = json.dumps([BATCH, FIRST_SEED, [each.prompt for each in prompts(shop.world)]])
+    wanted = json.dumps([BATCH, FIRST_SEED, STEPS, GUIDANCE, [each.prompt for each in prompts(shop.world)]])
     path = shop.path(f"drawn-{files.digest(checkpoint_of(shop).read_bytes(), wanted.encode())}.safetensors")
     kept = load_file(path)["pictures"] if path.exists() else torch.empty(0, SIDE, SIDE, 3, dtype=torch.uint8)
     tokens = captions.tokens(["", *(each.prompt for each in prompts(shop.world))], shop.tokenizer)
@@ -136,15 +144,25 @@ def agreement(first: Verdict, second: Verdict) -> dict[str, str]:
 
 
 def _judges(shop: Workshop) -> dict[str, Judge | judges.SecondJudge]:
-    first = shipped.JUDGE if shop.ready else shop.path("judge.safetensors")
-    second = shop.path("second-judge.safetensors")
+    ours = shop.path("judge.safetensors"), shop.path("second-judge.safetensors")
+    first, second = (shipped.JUDGE, SECOND_JUDGE) if shop.ready else ours
+    for missing in (path for path in (first, second) if not path.exists()):
+        raise ValueError(f"{missing} is not there: run the stages judge and second-judge first, to their end.")
     heads = shop.world.heads
     return {"judge": Judge(heads).load(first), "second judge": judges.SecondJudge(heads).load(second)}
 
 
+def _on_fresh(shop: Workshop, judge: Network) -> dict[str, list[float]]:
+    """The shares of pictures that no training has seen, and of their reconstructions, that each head names right."""
+    drawn, named = shop.pool("fresh").draw(FRESH, torch.Generator().manual_seed(FIRST_SEED))
+    reconstructed = shop.trained_autoencoder().reconstruct(drawn)
+    both = {"pictures": drawn, "reconstructed": reconstructed}
+    return {kind: [round(each, 4) for each in judges.agreement(judge, many, named)] for kind, many in both.items()}
+
+
 def _decibels(shop: Workshop) -> float:
     """The autoencoder on pictures that no training has seen."""
-    fresh = load_file(shop.path("pictures.safetensors"))["fresh"].flatten(0, 2)
-    colours = pictures.colours_of(shop.world)
-    laid = pictures.laid_on(fresh, colours[torch.arange(len(fresh)) % len(colours)])
+    pool = shop.pool("fresh")
+    fresh = pool.placements.flatten(0, 2)
+    laid = pictures.laid_on(fresh, pool.colours[torch.arange(len(fresh)) % len(pool.colours)])
     return pictures.psnr(laid, shop.trained_autoencoder().reconstruct(laid))

@@ -67,8 +67,14 @@ class World:
 
 
 def read(path: Path = WORLD) -> World:
-    """A world from its JSON file; near neighbours and what is held out may be missing."""
+    """A world from its JSON file; near neighbours and what is held out may be missing. Raises ValueError for others."""
     found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found.get("objects"), dict) or not (found.get("styles") and found.get("backgrounds")):
+        raise ValueError(
+            f"{path} is no world: it needs objects with the names of their icons, styles, and backgrounds."
+        )
+    if found.get("held_out_from", "") not in ("", *found["objects"]):
+        raise ValueError(f'{path} holds out from "{found["held_out_from"]}" on, which is none of its objects.')
     neighbours = {name: tuple(near) for name, near in found.get("near_neighbours", {}).items()}
     parts = tuple(found["styles"]), tuple(found["backgrounds"])
     return World(found["objects"], *parts, neighbours, found.get("held_out_from", ""))

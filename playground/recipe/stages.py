@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from playground.judge import Judge, Network
 
 from . import autoencoder, captions, denoiser, diffusion, files, icons, judges, names, pack, pictures
-from .training import Plan, Training
+from .training import Loss, Plan, Training
 
 Report = Callable[[str, int, int], None]
 """Told the stage, how much of it is done and how much there is."""
@@ -61,9 +61,18 @@ class Workshop:
         """The progress of one stage."""
         return lambda done, total: self.report(stage, done, total)
 
-    def pool(self) -> pictures.Pool:
-        """The pictures of the first stage."""
-        return pictures.Pool(_found(self.path("pictures.safetensors"))["placements"], pictures.colours_of(self.world))
+    def pool(self, kind: str = "placements") -> pictures.Pool:
+        """The pictures of the first stage: the placements to learn from, or the "fresh" ones."""
+        path = self.path("pictures.safetensors")
+        drawn = _found(path)[kind]
+        if files.about(path).get("icons") != self.icons:
+            raise ValueError(f"{path} shows other objects: run the stage pictures again, or choose another --folder.")
+        return pictures.Pool(drawn, pictures.colours_of(self.world))
+
+    @property
+    def icons(self) -> str:
+        """What the pictures are drawn from: names and icons of the objects, and the styles."""
+        return files.digest(json.dumps([self.world.objects, self.world.styles]).encode())
 
     def trained_autoencoder(self) -> autoencoder.Autoencoder:
         """The finished autoencoder: of the checkpoint that is there already, or of its stage."""
@@ -76,19 +85,21 @@ class Workshop:
             return self.trained_autoencoder()
         return autoencoder.Autoencoder.of(pack.networks(self.start_from)[1])
 
-    def source(self, *parts: bytes) -> str:
-        """What a training learns from: the world, the networks that it starts from, and further parts."""
-        given = self.start_from.read_bytes() if self.start_from else b""
-        return files.digest(json.dumps(self.world.as_json()).encode(), given, *parts)
+    def source(self, *networks: bytes) -> str:
+        """What a training learns from: the world, and contents of networks."""
+        return files.digest(json.dumps(replace(self.world, near_neighbours={}).as_json()).encode(), *networks)
 
-    def train(
-        self, stage: str, module: nn.Module, plan: Plan, loss: Callable[[torch.Generator], Tensor], source: str
-    ) -> bool:
+    @property
+    def given(self) -> bytes:
+        """The checkpoint that the training starts from, or nothing."""
+        return self.start_from.read_bytes() if self.start_from else b""
+
+    def train(self, stage: str, module: nn.Module, plan: Plan, loss: Loss, source: str, encoder: str = "") -> bool:
         """Train a network, or go on with it, and keep what it has learnt; whether it is finished."""
         training = Training(module, plan, self.path(f"{stage}.training"), source)
         training.run(loss, self.progress(stage), self.stop_after)
         if training.done:
-            files.save_tensors(training.result(), self.path(f"{stage}.safetensors"))
+            files.save_tensors(training.result(), self.path(f"{stage}.safetensors"), {"encoder": encoder})
         return training.done
 
 
@@ -104,7 +115,8 @@ def make_pictures(shop: Workshop) -> bool:
     large = pictures.large_icons(shop.world, sets, shop.progress("icons"))
     placements = pictures.pool(large, shop.many, POOL_SEED, shop.progress("pictures"))
     fresh = pictures.pool(large, 1, FRESH_SEED, shop.progress("pictures"))
-    files.save_tensors({"placements": placements, "fresh": fresh}, shop.path("pictures.safetensors"))
+    drawn = {"placements": placements, "fresh": fresh}
+    files.save_tensors(drawn, shop.path("pictures.safetensors"), {"icons": shop.icons})
     return True
 
 
@@ -116,9 +128,9 @@ def train_autoencoder(shop: Workshop) -> bool:
     if shop.start_from:  # the denoiser that comes with it knows this encoder's latents
         model.load_state_dict(pack.networks(shop.start_from)[1])
         model.taesd_encoder.requires_grad_(False)
-    plan = shop.autoencoder
+    plan, source = shop.autoencoder, shop.source(shop.given)
     return shop.train(
-        "autoencoder", model, plan, lambda random: autoencoder.loss(model, pool, plan.batch, random), shop.source()
+        "autoencoder", model, plan, lambda random: autoencoder.loss(model, pool, plan.batch, random), source
     )
 
 
@@ -156,8 +168,10 @@ def train_denoiser(shop: Workshop) -> bool:
         model.load_state_dict(pack.networks(shop.start_from)[0])
     model = model.to(memory_format=torch.channels_last)
     plan = shop.denoiser
-    source = shop.source(pack.content(shop.trained_encoder().taesd_encoder))
-    return shop.train("denoiser", model, plan, lambda random: lessons.loss(model, plan.batch, random), source)
+    encoder = pack.content(shop.trained_encoder().taesd_encoder)
+    source = shop.source(shop.given, encoder)
+    named = files.digest(encoder)
+    return shop.train("denoiser", model, plan, lambda random: lessons.loss(model, plan.batch, random), source, named)
 
 
 def _lessons(shop: Workshop) -> diffusion.Lessons:
@@ -174,6 +188,9 @@ def _lessons(shop: Workshop) -> diffusion.Lessons:
 def pack_checkpoint(shop: Workshop) -> bool:
     """One checkpoint of all, and the world's names beside it."""
     unet, vae = (_found(shop.path(f"{name}.safetensors")) for name in ("denoiser", "autoencoder"))
+    learnt_with = files.about(shop.path("denoiser.safetensors")).get("encoder")
+    if learnt_with != files.digest(pack.content(autoencoder.Autoencoder.of(vae).taesd_encoder)):
+        raise ValueError("The denoiser has learnt with another encoder than this autoencoder's: run its stage again.")
     pack.write(pack.state_dict(unet, vae, captions.text_tower()), shop.path(CHECKPOINT))
     packages = {style: f"{each.name}@{each.version}" for style, each in icons.PACKAGES.items()}
     files.save_text(json.dumps(shop.world.as_json() | {"icons": packages}, indent=1) + "\n", shop.path("world.json"))

@@ -98,7 +98,8 @@ class Training:
     def _take_up(self, state: dict[str, Any]) -> None:
         if state["plan"] != self.settings:
             raise ValueError(
-                f"{self.file} was begun with other settings, objects or networks: go on with those, or delete the file."
+                f"{self.file} was begun with other settings, objects or networks: go on with those, choose another "
+                "--folder, or delete the file."
             )
         self.step, self.average = state["step"], state["average"]
         self.module.load_state_dict(state["module"])
