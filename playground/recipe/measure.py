@@ -154,7 +154,7 @@ def _judges(shop: Workshop) -> dict[str, Judge | judges.SecondJudge]:
 
 def _on_fresh(shop: Workshop, judge: Network) -> dict[str, list[float]]:
     """The shares of pictures that no training has seen, and of their reconstructions, that each head names right."""
-    drawn, named = shop.pool("fresh").draw(FRESH, torch.Generator().manual_seed(FIRST_SEED))
+    drawn, named = shop.pool("fresh").draw(min(FRESH, shop.reconstructions), torch.Generator().manual_seed(FIRST_SEED))
     reconstructed = shop.trained_autoencoder().reconstruct(drawn)
     both = {"pictures": drawn, "reconstructed": reconstructed}
     return {kind: [round(each, 4) for each in judges.agreement(judge, many, named)] for kind, many in both.items()}
