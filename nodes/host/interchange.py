@@ -17,25 +17,24 @@ from ...esd.formats.diffusers_unet import UnetShape
 from ...esd.formats.load import Base, Imported, load_erasure
 from ...esd.formats.network import Network
 from ...esd.weights import ErasedWeights
-from .families import NETWORK_PREFIX, identify
-from .network import patched
+from .families import identify
 from .provenance import sha256
+from .weights import seen_weights
 
 log = logging.getLogger("esd")
+
+CPU = torch.device("cpu")
 
 
 def network_of(model: Any) -> Network:
     """The MODEL's network with its patches: names and shapes now, values on the CPU when asked for."""
     family = identify(model)
-    patches = {key.removeprefix(NETWORK_PREFIX): p for key, p in model.get_key_patches(NETWORK_PREFIX).items()}
-    shapes = {name: tuple(p[0][0].shape) for name, p in patches.items()}
+    weights = seen_weights(model)
+    shapes = {name: weight.shape for name, weight in weights.items()}
 
     def weight(name: str) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        if len(patches[name]) > 1:
-            return patched(patches[name], NETWORK_PREFIX + name, torch.device("cpu"))
-        own: Tensor = patches[name][0][0]
-        return own.detach().cpu()
+        return weights[name].patched(CPU) if weights[name].is_patched else weights[name].on(CPU, weights[name].dtype)
 
     return Network(family.name, shapes, weight, diffusers_map(model.model.model_config.unet_config, shapes))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import comfy.lora
 import comfy.model_management
 import comfy.ops
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from ...esd.errors import EsdError
 from ...esd.selection import Weight
 from .families import NETWORK_PREFIX
+from .weights import seen_weights
 
 
 def private_network(model: Any, device: torch.device, dtype: torch.dtype) -> nn.Module:
@@ -27,13 +27,7 @@ def private_network(model: Any, device: torch.device, dtype: torch.dtype) -> nn.
     casting = compute_dtype(dtype, device) is not dtype
     operations = comfy.ops.manual_cast if casting else comfy.ops.disable_weight_init
     network: nn.Module = type(model.model.diffusion_model)(**config, operations=operations)
-    weights = {
-        key.removeprefix(NETWORK_PREFIX): _as_seen(patches, key, device, dtype)
-        for key, patches in model.get_key_patches(NETWORK_PREFIX).items()
-    }
-    _require_same_layers(weights, network)
-    network.load_state_dict(weights, strict=True, assign=True)
-    _keep_float32_where_the_host_does(network)
+    _fill(network, {name: weight.on(device, dtype) for name, weight in seen_weights(model).items()})
     return network.requires_grad_(False).eval()
 
 
@@ -47,13 +41,31 @@ def require_own_network(model: Any) -> None:
         )
 
 
-def _require_same_layers(weights: Mapping[str, Tensor], network: nn.Module) -> None:
-    odd = sorted(weights.keys() ^ network.state_dict().keys())
+def _fill(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Put the weights into a network of the same layers; raises EsdError where the layers are not the same.
+
+    It shows only after loading: under DynamicVRAM the host's layers have no weights before, and then take any shape.
+    """
+    wanted = {name: t.shape for name, t in network.state_dict().items()}
+    odd = [name for name, shape in wanted.items() if name in weights and weights[name].shape != shape]
+    if not odd:
+        missing = network.load_state_dict(weights, strict=False, assign=True).missing_keys
+        odd = [*missing, *(weights.keys() ^ network.state_dict().keys()), *_of_other_sizes(network)]
     if odd:
         raise EsdError(
-            f"Another plugin has changed the layers of this MODEL (weights in one of the two only: {len(odd)}, such "
-            f"as {odd[0]}): connect that plugin's node after Erase, and restart ComfyUI if the node is gone already."
+            f"Another plugin has changed the layers of this MODEL ({len(set(odd))} weights do not fit, such as "
+            f"{min(odd)}): connect that plugin's node after Erase, and restart ComfyUI if the node is gone already."
         )
+    left = [name for name, tensor in network.named_buffers() if tensor.is_meta]
+    if left:  # `assign` does not reach buffers that are no part of the state
+        raise RuntimeError(f"the network has buffers without values: {', '.join(left)}")
+
+
+def _of_other_sizes(network: nn.Module) -> list[str]:
+    """The linear layers whose weights have another shape than the layer says."""
+    layers = {path: layer for path, layer in network.named_modules() if isinstance(layer, nn.Linear)}
+    sizes = {f"{path}.weight": (layer.out_features, layer.in_features) for path, layer in layers.items()}
+    return [name for name, t in network.state_dict().items() if tuple(t.shape) != sizes.get(name, tuple(t.shape))]
 
 
 def require_visible(model: Any, names: Iterable[str]) -> None:
@@ -74,36 +86,6 @@ def compute_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
     Where a device is slow at bfloat16, as most CPUs are, each layer casts its weights to float32 as it is called.
     """
     return comfy.model_management.unet_manual_cast(stored, device, [torch.bfloat16, torch.float32]) or stored
-
-
-def _as_seen(patches: list[Any], key: str, device: torch.device, dtype: torch.dtype) -> Tensor:
-    weight: Tensor = patches[0][0]
-    if len(patches) > 1:
-        return patched(patches, key, device).to(dtype).clone()
-    if weight.device != device or weight.dtype != dtype:
-        return weight.detach().to(device=device, dtype=dtype, copy=True)
-    return _ordinary(weight)
-
-
-def patched(patches: list[Any], key: str, device: torch.device) -> Tensor:
-    """A weight with its patches (an entry of the host's `get_key_patches`) in float32, as a copy."""
-    (weight, convert), *rest = patches
-    full = convert(weight.detach().to(device=device, dtype=torch.float32, copy=True), inplace=True)
-    changed: Tensor = comfy.lora.calculate_weight(rest, full, key)
-    return changed
-
-
-def _ordinary(weight: Tensor) -> Tensor:
-    """The same memory as an ordinary tensor: the host's are inference tensors, which autograd refuses."""
-    plain = torch.empty(0, dtype=weight.dtype, device=weight.device)
-    return plain.set_(weight.untyped_storage(), weight.storage_offset(), weight.shape, weight.stride())
-
-
-def _keep_float32_where_the_host_does(network: nn.Module) -> None:
-    """Buffers that `assign` cannot reach stay on the meta device: there must be none."""
-    left = [name for name, tensor in network.named_buffers() if tensor.is_meta]
-    if left:
-        raise RuntimeError(f"the network has buffers without values: {', '.join(left)}")
 
 
 _KINDS: tuple[tuple[type[nn.Module], str], ...] = ((nn.Linear, "linear"), (nn.Conv2d, "conv"))
