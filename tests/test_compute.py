@@ -17,12 +17,13 @@ def make(model, checkpointing=False):
     import copy
 
     from esd_pack.nodes.host.denoiser import HostDenoiser
-    from esd_pack.nodes.host.network import private_network
+    from esd_pack.nodes.host.network import compute_dtype, private_network
 
     dtype, device = model.model.diffusion_model.dtype, torch.device("cpu")
     sampling = copy.deepcopy(model.get_model_object("model_sampling"))
     network = private_network(model, device, dtype)
-    return HostDenoiser(network, sampling, [NAME], (4, 8, 8), device, dtype, lambda n: None, checkpointing)
+    compute = compute_dtype(dtype, device)
+    return HostDenoiser(network, sampling, [NAME], (4, 8, 8), device, compute, lambda n: None, checkpointing)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from typing import Any
 from ...esd.errors import EsdError
 from ...esd.metadata import number
 from ...esd.weights import ErasedWeights
-from .memory import take_back_layers
+from .loaded import take_back_layers
 
 
 def apply(model: Any, weights: ErasedWeights, strength: float) -> Any:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...esd.denoiser import Condition
-from .network import compute_dtype
 
 
 class HostDenoiser:
@@ -31,13 +30,13 @@ class HostDenoiser:
         passed: Callable[[int], None],
         checkpointing: bool = False,
     ) -> None:
-        """`names` are the trained weights, `dtype` is what the network's are stored in.
+        """`names` are the trained weights, `dtype` is what layers compute in (`compute_dtype`).
 
         `passed` hears of every network call and may raise to cancel.
         """
         self.network, self.sampling, self.names = network, sampling, list(names)
         self.latent_shape, self.device, self.passed = latent_shape, device, passed
-        self.dtype = compute_dtype(dtype, device)
+        self.dtype = dtype
         self.places = {name: _place(network, name) for name in names}
         self.frozen = {name: _read(place) for name, place in self.places.items()}
         self.trainable = {
@@ -45,6 +44,7 @@ class HostDenoiser:
         }
         self.checkpointing = checkpointing
         self.together = samples_together(latent_shape, device)
+        self.attention: Callable[..., Tensor] = _differentiable_attention
 
     @contextmanager
     def student(self) -> Iterator[None]:
@@ -76,7 +76,7 @@ class HostDenoiser:
         timestep = self.sampling.timestep(sigma).float()
         extra = {name: _cast(t, self.dtype) for name, t in condition.tensors.items()}
         context = extra.pop("c_crossattn")
-        options = {"optimized_attention_override": _differentiable_attention}
+        options = {"optimized_attention_override": self.attention}
         raw: Tensor = self.network(scaled, timestep, context=context, transformer_options=options, **extra)
         return raw.float()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import comfy.model_management
 import torch
 
 from ...esd.concepts import Concept, Keep, prompts_of
+from ...esd.denoiser import Condition
 from ...esd.examples import COARSEST, keep_lessons
 from ...esd.selection import select
 from ...esd.settings import Settings, check
@@ -22,9 +23,13 @@ from .conditions import encode
 from .families import identify, native_latent
 from .interrupt import Progress
 from .job import Job, Plan, make_denoiser
-from .memory import LESS, clear, estimate, free_for, require, shortage_said, take_back_layers
+from .loaded import take_back_layers
+from .memory import LESS, estimate, require, roomy
 from .network import require_own_network, require_visible, weights_of
+from .oom import shortage_said
+from .preview import preview_bytes
 from .provenance import origin_of
+from .rehearsal import Rehearsal
 from .watch import Watch, watched
 
 log = logging.getLogger("esd")
@@ -53,10 +58,10 @@ def erase_model(
 
     With `watch` the run is shown on a node and kept on the disk; without, `report` hears of every step instead.
     """
-    plan = make_plan(model, settings, keeps)
+    plan = make_plan(model, settings)
     with shortage_said("the prompts were encoded", "close other programs, then queue again"):
         conditions = encode(model, clip, prompts_of(concepts, keeps), plan.latent_shape, plan.device)
-    clear(plan.device)
+    plan = fitted(plan, model, conditions, keeps, watch.vae if watch and watch.preview_every else None)
     progress = Progress(planned_passes(plan.settings, keeps), watch.node if watch else None)
     with shortage_said("training", LESS), torch.inference_mode(False), _training_mode():
         denoiser = make_denoiser(model, plan, progress.passed)
@@ -75,8 +80,8 @@ def _plainly(job: Job, report: Report) -> tuple[ErasedWeights, list[float]]:
     return job.weights(origin), job.training.losses
 
 
-def make_plan(model: Any, settings: Settings, keeps: Sequence[Keep] = ()) -> Plan:
-    """Check the MODEL and the settings, choose what is left to choose, and make sure that memory suffices."""
+def make_plan(model: Any, settings: Settings) -> Plan:
+    """Check the MODEL and the settings, and choose what is left to choose."""
     family = identify(model)
     take_back_layers(model)
     require_own_network(model)
@@ -87,15 +92,27 @@ def make_plan(model: Any, settings: Settings, keeps: Sequence[Keep] = ()) -> Pla
     dtype = _dtype(settings.precision, model, device)
     names = select(settings.method, weights_of(model.model.diffusion_model), family.naming)
     require_visible(model, names)
-    checkpointing = settings.checkpointing == "on"
-    streams = streams_of(keeps)
-    need = estimate(model, names, latent, settings, device, dtype, checkpointing, streams)
-    if settings.checkpointing == "auto" and not free_for(need, device):
-        checkpointing = True
-        need = estimate(model, names, latent, settings, device, dtype, checkpointing, streams)
-    log.info("ESD: %s, %s trains %d tensors; memory needed: %s", family.name, settings.method, len(names), need)
-    require(need, device)
-    return Plan(family, settings, names, latent, device, dtype, checkpointing, need)
+    return Plan(family, settings, names, latent, device, dtype, settings.checkpointing == "on")
+
+
+def fitted(plan: Plan, model: Any, conditions: Mapping[str, Condition], keeps: Sequence[Keep], vae: Any = None) -> Plan:
+    """The plan with the memory that it needs, for which room is made; raises EsdError where that is not enough.
+
+    Recomputes activations where that is left to choose and memory asks for it.
+    """
+    longest = max(conditions.values(), key=lambda each: sum(t.numel() for t in each.tensors.values()))
+    shapes = {name: tuple(t.shape) for name, t in longest.tensors.items()}
+    rehearsal = Rehearsal(model, plan.names, plan.latent_shape, plan.device, plan.dtype, shapes)
+    preview = preview_bytes(vae, plan.latent_shape, plan.device)
+    choices = (False, True) if plan.settings.checkpointing == "auto" else (plan.checkpointing,)
+    for checkpointing in choices:
+        need = estimate(rehearsal, plan.settings, plan.device, checkpointing, streams_of(keeps))
+        need, free = roomy(replace(need, preview=preview), model, plan.device, plan.dtype)
+        if need.total <= free:
+            break
+    log.info("ESD: %s trains %d tensors; memory needed: %s", plan.settings.method, len(plan.names), need)
+    require(need, free, plan.device)
+    return replace(plan, checkpointing=checkpointing, need=need)
 
 
 def _dtype(precision: str, model: Any, device: torch.device) -> torch.dtype:

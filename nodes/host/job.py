@@ -19,7 +19,7 @@ from .denoiser import HostDenoiser
 from .families import NETWORK_PREFIX, Family
 from .interrupt import Progress
 from .memory import Need
-from .network import private_network
+from .network import compute_dtype, private_network
 from .provenance import Origin, run_metadata
 
 
@@ -33,8 +33,9 @@ class Plan:
     latent_shape: tuple[int, int, int]
     device: torch.device
     dtype: torch.dtype
-    checkpointing: bool
-    need: Need
+    checkpointing: bool = False
+    need: Need = Need()
+    """Known when the prompts are encoded."""
 
     def __str__(self) -> str:
         """One line for the node."""
@@ -71,7 +72,7 @@ def make_denoiser(model: Any, plan: Plan, passed: Callable[[int], None]) -> Host
         plan.names,
         plan.latent_shape,
         plan.device,
-        plan.dtype,
+        compute_dtype(plan.dtype, plan.device),
         passed,
         plan.checkpointing,
     )

@@ -11,7 +11,6 @@ import comfy.model_management
 import comfy.sd
 import comfy.utils
 import folder_paths
-import torch
 
 from ...esd.errors import EsdError
 from ...esd.formats.read import opened
@@ -19,6 +18,7 @@ from ...esd.formats.torch_zip import refuse_bomb
 from .families import identify
 from .folders import file_in
 from .interrupt import say
+from .oom import ran_out
 
 log = logging.getLogger("esd")
 
@@ -76,9 +76,11 @@ def _host_load(path: Path) -> tuple[Any, Any, Any]:
             str(path), embedding_directory=folder_paths.get_folder_paths("embeddings")
         )[:3]
         return model, clip, vae
-    except (comfy.model_management.InterruptProcessingException, MemoryError, torch.cuda.OutOfMemoryError):
+    except comfy.model_management.InterruptProcessingException:
         raise
     except Exception as error:
+        if ran_out(error):
+            raise
         reason = str(error).strip().partition("\n")[0].replace(str(path), path.name) or type(error).__name__
         with opened(path):  # says what is wrong with the file itself, if anything is
             raise EsdError(

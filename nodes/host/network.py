@@ -22,13 +22,22 @@ def private_network(model: Any, device: torch.device, dtype: torch.dtype) -> nn.
     A weight that is unpatched and already of that device and dtype shares the host's memory, so only what differs
     is copied; nothing here ever writes to a weight.  Call it outside inference mode.
     """
+    network = empty_network(model, device, dtype)
+    fill(network, {name: weight.on(device, dtype) for name, weight in seen_weights(model).items()})
+    left = [name for name, tensor in network.named_buffers() if tensor.is_meta]
+    if left:  # loading does not reach buffers that are no part of the state
+        raise RuntimeError(f"the network has buffers without values: {', '.join(left)}")
+    return network.requires_grad_(False).eval()
+
+
+def empty_network(model: Any, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """A network of the MODEL's kind without values, whose layers compute as they must on that device."""
     config = {**model.model.model_config.unet_config, "dtype": dtype, "device": "meta"}
     config.pop("disable_unet_model_creation", None)
     casting = compute_dtype(dtype, device) is not dtype
     operations = comfy.ops.manual_cast if casting else comfy.ops.disable_weight_init
     network: nn.Module = type(model.model.diffusion_model)(**config, operations=operations)
-    _fill(network, {name: weight.on(device, dtype) for name, weight in seen_weights(model).items()})
-    return network.requires_grad_(False).eval()
+    return network
 
 
 def require_own_network(model: Any) -> None:
@@ -41,7 +50,7 @@ def require_own_network(model: Any) -> None:
         )
 
 
-def _fill(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def fill(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Put the weights into a network of the same layers; raises EsdError where the layers are not the same.
 
     It shows only after loading: under DynamicVRAM the host's layers have no weights before, and then take any shape.
@@ -56,9 +65,6 @@ def _fill(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
             f"Another plugin has changed the layers of this MODEL ({len(set(odd))} weights do not fit, such as "
             f"{min(odd)}): connect that plugin's node after Erase, and restart ComfyUI if the node is gone already."
         )
-    left = [name for name, tensor in network.named_buffers() if tensor.is_meta]
-    if left:  # `assign` does not reach buffers that are no part of the state
-        raise RuntimeError(f"the network has buffers without values: {', '.join(left)}")
 
 
 def _of_other_sizes(network: nn.Module) -> list[str]:

@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import comfy.model_management
 import torch
 from einops import rearrange
 from PIL import Image
@@ -15,6 +16,7 @@ from torch import Tensor
 from ...esd.concepts import NULL_PROMPT, Concept, Keep
 from ...esd.denoiser import Condition, Denoiser
 from ...esd.walk import walk
+from .loaded import end_streaming, unload
 from .loading import is_missing
 
 STEPS, GUIDANCE, SEED = 12, 3.0, 0
@@ -49,11 +51,24 @@ def draw_previews(
     ]
 
 
+def preview_bytes(vae: Any, latent_shape: tuple[int, ...], device: torch.device) -> int:
+    """What the VAE takes on the device for a preview: its weights, and decoding as the host counts it."""
+    if is_missing(vae) or getattr(vae, "device", None) != device:
+        return 0
+    return int(vae.patcher.model_size() + vae.memory_used_decode((2, *latent_shape), vae.vae_dtype))
+
+
 def decoded(vae: Any, latents: Tensor) -> Tensor:
-    """By the VAE, in the mode that its weights live in: "b h w c" in 0 ... 1."""
-    with torch.inference_mode():
-        pictures: Tensor = vae.decode(latents)
-    return pictures
+    """By the VAE, in the mode that its weights live in, and off the GPU again: "b h w c" in 0 ... 1."""
+    try:
+        with torch.inference_mode():
+            pictures: Tensor = vae.decode(latents)
+        return pictures
+    finally:
+        patcher = getattr(vae, "patcher", None)
+        if patcher is not None and not comfy.model_management.is_device_cpu(patcher.load_device):
+            unload(patcher)
+            end_streaming()
 
 
 def rough(latents: Tensor, latent_format: Any) -> Tensor:

@@ -26,7 +26,7 @@ from .exports import Export, format_of
 from .folders import require_own
 from .interrupt import say
 from .loading import require_parts
-from .memory import shortage_said
+from .oom import shortage_said
 
 log = logging.getLogger("esd")
 

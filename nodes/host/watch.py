@@ -16,7 +16,8 @@ from ...esd.weights import ErasedWeights
 from . import preview
 from .job import Job
 from .live import Board, Live, board
-from .memory import LESS, shortage_said
+from .memory import LESS
+from .oom import shortage_said
 from .provenance import origin_of
 from .runs import RunFolder, key_of
 
