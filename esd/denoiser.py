@@ -71,6 +71,10 @@ class Denoiser(Protocol):
     def device(self) -> torch.device:
         """Where x, sigma and conditions are expected."""
 
+    @property
+    def loss_scale(self) -> float:
+        """By what the loss is multiplied for backward, a power of two: above 1 where small gradients would vanish."""
+
     def student(self) -> AbstractContextManager[None]:
         """While it is open, `predict` answers as the student (keep it open over backward), else as the base."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -138,11 +139,25 @@ def gradients(
     micro: list[list[Example]],
     index: int,
 ) -> float:
-    """Leave the mean of the micro-batches' gradients on the student's weights; returns the mean of their losses."""
-    optimizer.zero_grad(set_to_none=True)
-    values = [backward(denoiser, conditions, batch, 1.0 / len(micro)) for batch in micro]
-    value = _finite("loss", sum(values) / len(values), index)
-    _finite("gradient", _largest(parameter.grad for parameter in denoiser.trainable.values()), index)
+    """Leave the mean of the micro-batches' gradients on the student's weights; returns the mean of their losses.
+
+    The loss is multiplied by the denoiser's `loss_scale`, and the gradients are divided by it (Micikevicius et al.,
+    "Mixed Precision Training", ICLR 2018).  Where they overflow it is done again with less; each step begins anew.
+    """
+    scale = denoiser.loss_scale
+    while True:
+        optimizer.zero_grad(set_to_none=True)
+        values = [backward(denoiser, conditions, batch, scale / len(micro)) for batch in micro]
+        value = _finite("loss", sum(values) / len(values), index)
+        largest = _largest(parameter.grad for parameter in denoiser.trainable.values())
+        if math.isfinite(largest) or scale <= 1.0:
+            break
+        scale /= 16.0
+    _finite("gradient", largest, index)
+    if scale != 1.0:
+        for parameter in denoiser.trainable.values():
+            if parameter.grad is not None:
+                parameter.grad /= scale
     return value
 
 

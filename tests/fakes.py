@@ -69,6 +69,8 @@ class FakeDenoiser:
         """x0 of an epsilon."""
         return x - sigma[:, None, None, None] * raw
 
+    loss_scale = 1.0
+
     def pure_noise(self, noise: Tensor, sigma: Tensor) -> Tensor:
         """Noise with the variance of the first level."""
         return noise * (sigma.square() + 1).sqrt()[:, None, None, None]

@@ -15,6 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 from ...esd.denoiser import Condition
 
+HALF_LOSS_SCALE = 2.0**16
+"""Gradients of 1e-8 and less are zero in float16; the largest are then still far below its 65504."""
+
 
 class HostDenoiser:
     """A network with two faces: its own frozen weights, or the float32 student's in place of the selected ones."""
@@ -37,6 +40,7 @@ class HostDenoiser:
         self.network, self.sampling, self.names = network, sampling, list(names)
         self.latent_shape, self.device, self.passed = latent_shape, device, passed
         self.dtype = dtype
+        self.loss_scale = HALF_LOSS_SCALE if dtype is torch.float16 else 1.0
         self.places = {name: _place(network, name) for name in names}
         self.frozen = {name: _read(place) for name, place in self.places.items()}
         self.trainable = {
