@@ -38,6 +38,7 @@ class Settings:
     checkpointing: str = "auto"
     precision: str = "auto"
     preset: str = "custom"
+    deterministic: bool = True
     eta_erase_from: float | None = None
     """eta for concepts with "erase from", where a published default differs there; None means eta."""
 

@@ -255,4 +255,11 @@ def _training_inputs() -> list[io.Input]:
             tooltip="Precision of the network while training. The trained weights and the loss are fp32 "
             "whatever you choose.",
         ),
+        io.Boolean.Input(
+            "deterministic",
+            default=DEFAULT.deterministic,
+            optional=True,
+            tooltip="Use only GPU kernels that give the same bits again for the same inputs. Off may be faster. "
+            "On a CPU it changes nothing.",
+        ),
     ]

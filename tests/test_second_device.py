@@ -17,7 +17,7 @@ from conftest import ROOT
 from tried import tried
 
 sys.path.append(str(ROOT / "tests" / "second_device"))
-from states import ALLOWED_TO_DIFFER, RESIDENCY, STATES  # noqa: E402
+from states import ALLOWED_TO_DIFFER, FORETOLD, RESIDENCY, STATES  # noqa: E402
 
 SECONDS = 3600
 SCRIPT = ROOT / "tests" / "second_device" / "states.py"
@@ -62,6 +62,12 @@ def check(cpu: dict[str, Any], device: dict[str, Any], name: str) -> None:
 def test_on_the_device_as_on_the_cpu(arms, name):
     check(arms("cpu")[name], arms("device")[name], name)
     tried(f"on a second device: {name}", 1, "the CPU's bits; nothing left on the device, the MODEL as it was")
+
+
+@pytest.mark.parametrize("name", FORETOLD)
+def test_the_peak_is_as_foretold(arms, name):
+    row = arms("device")[name]
+    assert 0.85 <= row["peak"] / row["foretold"] <= 1.15, (row["peak"] >> 20, row["foretold"] >> 20)
 
 
 @pytest.mark.parametrize("residency", RESIDENCY)

@@ -21,11 +21,13 @@ from ...esd.weights import ErasedWeights
 from .apply import apply
 from .conditions import encode
 from .families import identify, native_latent
+from .gauge import Gauge
 from .interrupt import Progress
 from .job import Job, Plan, make_denoiser
 from .loaded import take_back_layers
-from .memory import LESS, estimate, require, roomy
+from .memory import LESS, estimate, gb, require, roomy
 from .network import require_own_network, require_visible, weights_of
+from .numerics import training_numerics
 from .oom import shortage_said
 from .preview import preview_bytes
 from .provenance import origin_of
@@ -63,12 +65,15 @@ def erase_model(
         conditions = encode(model, clip, prompts_of(concepts, keeps), plan.latent_shape, plan.device)
     plan = fitted(plan, model, conditions, keeps, watch.vae if watch and watch.preview_every else None)
     progress = Progress(planned_passes(plan.settings, keeps), watch.node if watch else None)
-    with shortage_said("training", LESS), torch.inference_mode(False), _training_mode():
+    exact = training_numerics(plan.settings.deterministic)
+    with shortage_said("training", LESS), torch.inference_mode(False), _training_mode(), exact:
+        gauge = Gauge(plan.device)
         denoiser = make_denoiser(model, plan, progress.passed)
         training = Training(denoiser, conditions, concepts, keeps, plan.settings)
-        job = Job(model, plan, conditions, concepts, keeps, base, denoiser, training, progress)
+        job = Job(model, plan, conditions, concepts, keeps, base, denoiser, training, progress, gauge)
         weights, losses = watched(job, watch) if watch else _plainly(job, report)
-    log.info("ESD: %d steps, %d network passes, last loss %.3g", len(losses), progress.done, losses[-1])
+    taken = "" if gauge.peak is None else f", {gb(gauge.peak)} taken where {gb(plan.need.total)} were foretold"
+    log.info("ESD: %d steps, %d network passes, last loss %.3g%s", len(losses), progress.done, losses[-1], taken)
     return Erased(apply(model, weights, 1.0), weights, losses)
 
 

@@ -17,6 +17,7 @@ from ...esd.train import Training
 from ...esd.weights import ErasedWeights
 from .denoiser import HostDenoiser
 from .families import NETWORK_PREFIX, Family
+from .gauge import Gauge
 from .interrupt import Progress
 from .memory import Need
 from .network import compute_dtype, private_network
@@ -55,6 +56,7 @@ class Job:
     denoiser: HostDenoiser
     training: Training
     progress: Progress
+    gauge: Gauge
 
     def weights(self, origin: Origin) -> ErasedWeights:
         """What has been learnt so far, as differences under the host's names; `origin` is what the base was."""

@@ -44,6 +44,8 @@ class Live:
     passes: int = 0
     passes_left: int = 0
     started: float = field(default_factory=time.monotonic)
+    memory_foretold: int = 0
+    memory_peak: int | None = None
     sent: int = 0
     sent_at: float = 0.0
 
@@ -67,6 +69,8 @@ class Live:
             "losses": [float(f"{loss:.5g}") for loss in self.losses[first:]],
             "seconds_left": max(self.passes_left, 0) / rate if running and rate else None,
             "passes_per_second": rate if running else None,
+            "memory_foretold": self.memory_foretold,
+            "memory_peak": self.memory_peak,
         }
 
 

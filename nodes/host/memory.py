@@ -59,8 +59,8 @@ class Need:
     def __str__(self) -> str:
         """For the log."""
         return (
-            f"{_gb(self.total)} beyond the model: student, gradients and optimiser {_gb(self.student)}, "
-            f"activations {_gb(self.activations)}, copied weights {_gb(self.copies)}"
+            f"{gb(self.total)} beyond the model: student, gradients and optimiser {gb(self.student)}, "
+            f"activations {gb(self.activations)}, copied weights {gb(self.copies)}"
         )
 
 
@@ -90,8 +90,9 @@ def roomy(need: Need, model: Any, device: torch.device, dtype: torch.dtype) -> t
 def require(need: Need, free: int, device: torch.device) -> None:
     """Raise EsdError with the cure where a run does not fit."""
     if need.total > free:
-        raise EsdError(f"This run needs about {_gb(need.total)} on {device} and {_gb(free)} are free: {LESS}.")
+        raise EsdError(f"This run needs about {gb(need.total)} on {device} and {gb(free)} are free: {LESS}.")
 
 
-def _gb(size: int) -> str:
+def gb(size: int) -> str:
+    """Bytes for people."""
     return f"{size / 2**30:.2f} GB"

@@ -43,7 +43,8 @@ Result = tuple[ErasedWeights, list[float]]
 
 def watched(job: Job, watch: Watch) -> Result:
     """Train, or take what the disk has of this very run; every ending is told to the page."""
-    live = Live(watch.node, watch.workflow, job.plan.settings.steps, words=str(job.plan))
+    foretold = job.plan.need.total
+    live = Live(watch.node, watch.workflow, job.plan.settings.steps, words=str(job.plan), memory_foretold=foretold)
     shown = board()
     shown.begin(live)
     try:
@@ -114,6 +115,7 @@ class Watcher:
 
     def _after(self, step: Step) -> None:
         progress = self.job.progress
+        self.live.memory_peak = self.job.gauge.peak
         self.live.passes, self.live.passes_left = progress.done - progress.skipped, progress.total - progress.done
         self.shown.step(self.live, step)
         done, last = step.index + 1, step.index + 1 == step.total

@@ -1,4 +1,4 @@
-"""States of a host in which Erase must give the CPU's bits: `python states.py ARM HOST OUT.json` runs them in one process.
+"""States of a host in which Erase must give the CPU's bits: `python states.py ARM HOST OUT.json` runs them all.
 
 ARM is `cpu`, `device` (the host takes the second device for its GPU) or `dynamic` (its DynamicVRAM runs on it).
 """
@@ -79,7 +79,7 @@ class World:
 
         server.PromptServer(asyncio.new_event_loop())
         assert asyncio.run(nodes.load_custom_node(str(ROOT)))
-        self.nodes, self.output = nodes, folder / arm / "output"
+        self.nodes, self.output, self.foretold, self.begun = nodes, folder / arm / "output", 0, 0
         self.load()
 
     def load(self) -> None:
@@ -100,8 +100,20 @@ class World:
         chosen = changes.pop("concepts", [concepts.make_concept("cat")])
         keeps = [concepts.make_keep(text, 1.0) for text in changes.pop("keeps", [])]
         settings = self.module("esd.settings").Settings(**{**QUICK, **changes})
-        run = self.module("nodes.host.erase").erase_model
-        return run(model or self.model, clip or self.clip, chosen, keeps, settings, watch=watch)
+        erase = self.module("nodes.host.erase")
+        with self.set(erase, "fitted", self._noting(erase.fitted)):
+            return erase.erase_model(model or self.model, clip or self.clip, chosen, keeps, settings, watch=watch)
+
+    def _noting(self, fitted: Callable[..., Any]) -> Callable[..., Any]:
+        """Keep what memory was foretold, and what was on the device when the run began."""
+
+        def note(*args: Any) -> Any:
+            plan = fitted(*args)
+            self.foretold, self.begun = plan.need.total, second_device.allocated()
+            second_device.peak(reset=True)
+            return plan
+
+        return note
 
     def watch(self, **changes: Any) -> Any:
         """How the run is watched."""
@@ -170,6 +182,35 @@ simple("student as source", source="student", pool=1, points_per_walk=1, steps=3
 simple("optimiser adafactor", optimizer="adafactor")
 simple("precision bf16", precision="bf16")
 simple("precision fp16", precision="fp16", steps=1)
+
+
+LARGE = {"width": 256, "height": 256, "steps": 1, "walk_batch": 1, "pool": 2}
+simple("256 pixels", **LARGE)
+simple("256 pixels, checkpointing on, batch 2", **{**LARGE, "checkpointing": "on", "batch_size": 2})
+simple("256 pixels, esd-u, adafactor", **{**LARGE, "method": "esd-u", "optimizer": "adafactor"})
+
+
+def family(words: str, row: str) -> None:
+    """A small network of a family's real layout with random weights."""
+
+    def run(world: World) -> Any:
+        import comfy.sd
+        from test_families import ROWS
+
+        with torch.inference_mode(False):
+            state = {name: t.clone() for name, t in ROWS[row].state().items()}
+        model = comfy.sd.load_diffusion_model_state_dict(state)
+        return dict(world.erase(model, ROWS[row].text, width=128, height=128, steps=1).weights.differences)
+
+    STATES[words] = run
+
+
+family("SD2.x", "sd2")
+family("SDXL", "koala")
+family("SD3", "sd3")
+
+FORETOLD = ("256 pixels", "256 pixels, checkpointing on, batch 2", "256 pixels, esd-u, adafactor", "SDXL")
+"""Where the peak on the device is held against what was foretold."""
 
 
 @state("erase from")
@@ -425,7 +466,6 @@ shortage("memory runs out in the optimiser", lambda world: (torch.optim.AdamW, "
 def run(world: World, name: str) -> dict[str, Any]:
     """One state with what must hold after each: what it gave, what is left on the device, and the host's MODEL."""
     world.clear()
-    second_device.peak(reset=True)
     begun = time.monotonic()
     try:
         with ExitStack() as stack:
@@ -434,10 +474,11 @@ def run(world: World, name: str) -> dict[str, Any]:
             given = STATES[name](world)
             row = {"digest": digest(*given) if isinstance(given, tuple) else digest(given)}
             del given
+            row |= {"peak": second_device.peak() - world.begun, "foretold": world.foretold}
             row["model drawn"] = digest(world.drawn())
     except Exception as error:  # noqa: BLE001 - the row says it, and the test fails
         row = {"error": f"{type(error).__name__}: {error}"}
-    row |= {"peak": second_device.peak(), "seconds": round(time.monotonic() - begun, 2)}
+    row["seconds"] = round(time.monotonic() - begun, 2)
     world.clear()
     return {**row, "left": second_device.allocated(), "weights": world.bits()}
 
