@@ -264,3 +264,37 @@ def test_adamw8bit_without_its_package_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(EsdError, match=r"adamw8bit needs the bitsandbytes package.* choose adamw or adafactor"):
         run(replace(SETTINGS, optimizer="adamw8bit"))
+
+
+class Scaled(FakeDenoiser):
+    """Gradients that overflow where the loss is scaled by more than `most`, as in float16."""
+
+    def __init__(self, scale: float, most: float = 1e9) -> None:
+        super().__init__()
+        self.loss_scale, self.overflowed = scale, 0
+        for weight in self.trainable.values():
+            weight.register_hook(lambda gradient: self.watch(gradient, most))
+
+    def watch(self, gradient, most):
+        if gradient.abs().max() > most:
+            self.overflowed += 1
+            return gradient * float("inf")
+        return gradient
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_scaled_loss_gives_the_same_weights(accumulate):
+    """A power of two changes no bit of a gradient that does not vanish."""
+    settings = replace(SETTINGS, accumulate=accumulate)
+    plain, scaled = run(settings), run(settings, denoiser=Scaled(2.0**16))
+    assert equal(plain[0], scaled[0]) and plain[1] == scaled[1]
+
+
+def test_gradients_that_overflow_are_computed_again_with_less():
+    plain, scaled = run(), run(denoiser=Scaled(2.0**16, most=1e6))
+    assert scaled[0].overflowed and equal(plain[0], scaled[0]) and plain[1] == scaled[1]
+
+
+def test_gradients_that_overflow_without_a_scale_end_the_run():
+    with pytest.raises(EsdError, match="gradient became"):
+        run(denoiser=Scaled(2.0**8, most=1e-6))

@@ -35,7 +35,7 @@ MARGIN = 1.1
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes beyond what is on the device: copied weights, the student with gradient and optimiser, the largest call.
+    """Bytes beyond what is on the device: copied weights, the student and its optimiser, the largest call.
 
     A preview comes between two steps, when a call's memory is free again; a run that has no room for it goes on
     without.
@@ -59,8 +59,8 @@ class Need:
     def __str__(self) -> str:
         """For the log."""
         return (
-            f"{gb(self.total)} beyond the model: student, gradients and optimiser {gb(self.student)}, "
-            f"activations {gb(self.activations)}, copied weights {gb(self.copies)}"
+            f"{gb(self.total)} beyond the model: student and optimiser {gb(self.student)}, "
+            f"activations and gradients {gb(self.activations)}, copied weights {gb(self.copies)}"
         )
 
 
@@ -73,7 +73,8 @@ def estimate(
     together = min(prompts * settings.walk_batch, samples_together(rehearsal.denoiser.latent_shape, device))
     called = (rehearsal.training(streams * settings.batch_size, checkpointing), rehearsal.sampling(together))
     state = sum(map(OPTIMIZER_BYTES[settings.optimizer], shapes))
-    return Need(student=8 * sum(map(math.prod, shapes)) + int(state), activations=max(called))
+    kept = 8 if settings.accumulate > 1 else 4  # gradients outlive a call only where they are added up
+    return Need(student=kept * sum(map(math.prod, shapes)) + int(state), activations=max(called))
 
 
 def roomy(need: Need, model: Any, device: torch.device, dtype: torch.dtype) -> tuple[Need, int]:

@@ -123,13 +123,12 @@ def _fused_attention(
     skip_output_reshape: bool = False,
     **more: Any,
 ) -> Tensor:
-    """The host's attention by shapes: "b n (h d)" in and out, or "b h n d" where it says so."""
+    """The host's attention by shapes: "b n (h d)", some as "b n h d", or "b h n d" where it says so; out likewise."""
+    if not skip_reshape:
+        size = q.shape[-1] // heads
+        q, k, v = (t.reshape(t.shape[0], -1, heads, size).transpose(1, 2) for t in (q, k, v))
     out: Tensor = _Attention.apply(q, k, v)  # type: ignore[no-untyped-call]
-    if skip_reshape and not skip_output_reshape:
-        return rearrange(out, "b h n d -> b n (h d)")
-    if skip_output_reshape and not skip_reshape:
-        return rearrange(out, "b n (h d) -> b h n d", h=heads)
-    return out
+    return out if skip_output_reshape else rearrange(out, "b h n d -> b n (h d)")
 
 
 class _Attention(torch.autograd.Function):
@@ -138,7 +137,8 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Of the output's shape."""
-        out = q.new_empty((*q.shape[:-1], v.shape[-1]))
+        batch, heads, tokens, _ = q.shape
+        out = q.new_empty((batch, tokens, heads, v.shape[-1])).transpose(1, 2)  # as the kernels lay it
         ctx.save_for_backward(q, k, v, out, q.new_empty(q.shape[:-1], dtype=torch.float32))
         return out
 

@@ -184,7 +184,7 @@ simple("precision bf16", precision="bf16")
 simple("precision fp16", precision="fp16", steps=1)
 
 
-LARGE = {"width": 256, "height": 256, "steps": 1, "walk_batch": 1, "pool": 2}
+LARGE = {"width": 256, "height": 256, "walk_batch": 1, "pool": 2}
 simple("256 pixels", **LARGE)
 simple("256 pixels, checkpointing on, batch 2", **{**LARGE, "checkpointing": "on", "batch_size": 2})
 simple("256 pixels, esd-u, adafactor", **{**LARGE, "method": "esd-u", "optimizer": "adafactor"})
@@ -200,7 +200,7 @@ def family(words: str, row: str) -> None:
         with torch.inference_mode(False):
             state = {name: t.clone() for name, t in ROWS[row].state().items()}
         model = comfy.sd.load_diffusion_model_state_dict(state)
-        return dict(world.erase(model, ROWS[row].text, width=128, height=128, steps=1).weights.differences)
+        return dict(world.erase(model, ROWS[row].text, width=128, height=128, steps=2).weights.differences)
 
     STATES[words] = run
 
