@@ -10,6 +10,7 @@ from ..esd.errors import EsdError
 from ..esd.weights import ErasedWeights
 from .grid import Column, Row, difference, labelled_grid
 from .host import comparing, sampling
+from .schema import advanced, finding
 from .sockets import CATEGORY, Weights, seed_input
 
 
@@ -23,6 +24,7 @@ class ESDBeforeAfter(io.ComfyNode):
             node_id="ESDBeforeAfter",
             display_name="ESD Before / After",
             category=CATEGORY,
+            **finding("compare models", "comparison grid", "xy plot", "ESD"),
             description="Draws every prompt before and after from the same seeds, at several strengths if you like, as "
             "one labelled picture.",
             inputs=[
@@ -132,7 +134,8 @@ def _more() -> list[io.Input]:
             tooltip="A row for each strength of the weights, with commas between: 0, 0.25, 0.5, 0.75, 1. 0 is the "
             "original, 1 is erased as trained. Needs weights; from -10 to 10, at most 16.",
         ),
-        io.Float.Input(
+        advanced(
+            io.Float.Input,
             "difference_gain",
             default=0.0,
             min=0.0,

@@ -43,6 +43,8 @@ class Live:
     finish: bool = False
     passes: int = 0
     passes_left: int = 0
+    begun: float = field(default_factory=time.monotonic)
+    ended: float | None = None
     started: float = field(default_factory=time.monotonic)
     sent: int = 0
     sent_at: float = 0.0
@@ -67,6 +69,7 @@ class Live:
             "losses": [float(f"{loss:.5g}") for loss in self.losses[first:]],
             "seconds_left": max(self.passes_left, 0) / rate if running and rate else None,
             "passes_per_second": rate if running else None,
+            "seconds": round((self.ended or time.monotonic()) - self.begun, 1),
         }
 
 
@@ -109,7 +112,7 @@ class Board:
 
     def end(self, live: Live, state: str, words: str = "") -> None:
         """`state` is finished, stopped or failed."""
-        live.state, live.words = state, words or live.words
+        live.state, live.words, live.ended = state, words or live.words, time.monotonic()
         self.tell(live)
 
     def show(self, live: Live, previews: Sequence[dict[str, str]]) -> None:
@@ -134,9 +137,12 @@ def board() -> Board:
 
 
 def add_routes() -> None:
-    """GET /esd/runs for a page that was reloaded, POST /esd/runs/ID/finish for its button, and no more below /esd."""
+    """GET /esd/runs for a page that was reloaded, POST /esd/runs/ID/finish for its button, and no more below /esd.
+
+    A process of the host that serves no page has no routes to add to.
+    """
     server = getattr(PromptServer, "instance", None)
-    if server is None or hasattr(server, "esd_routes"):
+    if getattr(server, "routes", None) is None or hasattr(server, "esd_routes"):
         return
     server.esd_routes = True
 
