@@ -73,10 +73,8 @@ def another_tab_and_back(page: Any) -> None:
 
 def kept(page: Any) -> tuple[Any, Any]:
     """What a workflow and a prompt hold of each node's values."""
-    saved = {
-        node["id"]: node.get("widgets_values") or []
-        for node in page.evaluate("() => window.app.graph.serialize().nodes")
-    }
+    nodes = page.evaluate("() => window.app.graph.serialize().nodes")
+    saved = {node["id"]: node.get("widgets_values") or [] for node in nodes}
     return saved, browser.as_prompt(page)
 
 
