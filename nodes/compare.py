@@ -150,9 +150,9 @@ def _more() -> list[io.Input]:
 
 def _outputs() -> list[io.Output]:
     """The picture, and the two batches that an image comparer takes."""
-    slider = " Connect before and after to Image Compare for a slider." if hasattr(io, "ImageCompare") else ""
+    comparer = "for Image Compare of newer versions of ComfyUI and the like."
     return [
         io.Image.Output("comparison", display_name="comparison", tooltip="One labelled picture of all."),
-        io.Image.Output("images_before", display_name="before", tooltip=f"A batch of the first row.{slider}"),
-        io.Image.Output("images_after", display_name="after", tooltip=f"A batch of the last row.{slider}"),
+        io.Image.Output("images_before", display_name="before", tooltip=f"A batch of the first row, {comparer}"),
+        io.Image.Output("images_after", display_name="after", tooltip=f"A batch of the last row, {comparer}"),
     ]
