@@ -14,8 +14,6 @@ from . import base, inprocess
 FOLDER = base.ROOT / "locales"
 FILE = "nodeDefs.json"
 ENGLISH = "en"
-COPIES = {"pt-BR": "pt"}
-"""The page knows Portuguese by two codes, depending on its version; both show one translation."""
 
 Definitions = dict[str, Any]
 Leaf = tuple[str, ...]
@@ -94,13 +92,12 @@ def main() -> int:
     print(f"{ENGLISH}: {len(list(leaves(english)))} texts, {len(changed)} changed")
     for key in changed:
         print(f"  changed, translate anew: {key}")
-    return sum(_report(language, english) for language in languages() if language not in (ENGLISH, *COPIES))
+    return sum(_report(language, english) for language in languages() if language != ENGLISH)
 
 
 def _report(language: str, english: Definitions) -> int:
     made = ordered(english, read(language))
-    for code in (language, *(copy for copy, of in COPIES.items() if of == language)):
-        write(code, made)
+    write(language, made)
     missing, stale = compare(english, made)
     print(f"{language}: {len(missing)} missing, {len(stale)} stale")
     for word, keys in (("missing", missing), ("stale", stale)):

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..esd.weights import ErasedWeights
 from .host import apply as host
+from .schema import finding
 from .sockets import CATEGORY, Weights
 
 
@@ -21,6 +22,7 @@ class ESDApply(io.ComfyNode):
             node_id="ESDApply",
             display_name="ESD Apply Erasure",
             category=CATEGORY,
+            **finding("erasure strength", "unlearn strength", "ESD"),
             description="Adds an erasure to a MODEL at a strength. Changing the strength never trains again.",
             inputs=[
                 io.Model.Input("model", tooltip="The original model, or another of the same family."),

@@ -10,6 +10,7 @@ from ..esd.errors import EsdError
 from ..esd.weights import ErasedWeights
 from .grid import Column, Row, difference, labelled_grid
 from .host import comparing, sampling
+from .schema import advanced, finding
 from .sockets import CATEGORY, Weights, seed_input
 
 
@@ -23,6 +24,7 @@ class ESDBeforeAfter(io.ComfyNode):
             node_id="ESDBeforeAfter",
             display_name="ESD Before / After",
             category=CATEGORY,
+            **finding("compare models", "comparison grid", "xy plot", "ESD"),
             description="Draws every prompt before and after from the same seeds, at several strengths if you like, as "
             "one labelled picture.",
             inputs=[
@@ -132,7 +134,8 @@ def _more() -> list[io.Input]:
             tooltip="A row for each strength of the weights, with commas between: 0, 0.25, 0.5, 0.75, 1. 0 is the "
             "original, 1 is erased as trained. Needs weights; from -10 to 10, at most 16.",
         ),
-        io.Float.Input(
+        advanced(
+            io.Float.Input,
             "difference_gain",
             default=0.0,
             min=0.0,
@@ -147,9 +150,9 @@ def _more() -> list[io.Input]:
 
 def _outputs() -> list[io.Output]:
     """The picture, and the two batches that an image comparer takes."""
-    slider = " Connect before and after to Image Compare for a slider." if hasattr(io, "ImageCompare") else ""
+    comparer = "for Image Compare of newer versions of ComfyUI and the like."
     return [
         io.Image.Output("comparison", display_name="comparison", tooltip="One labelled picture of all."),
-        io.Image.Output("images_before", display_name="before", tooltip=f"A batch of the first row.{slider}"),
-        io.Image.Output("images_after", display_name="after", tooltip=f"A batch of the last row.{slider}"),
+        io.Image.Output("images_before", display_name="before", tooltip=f"A batch of the first row, {comparer}"),
+        io.Image.Output("images_after", display_name="after", tooltip=f"A batch of the last row, {comparer}"),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..esd.concepts import Concept, Keep, make_concept, make_keep
+from .schema import ALIASES, finding
 from .sockets import CATEGORY, Concepts, Keeps
 
 
@@ -18,6 +19,7 @@ class ESDConcept(io.ComfyNode):
             node_id="ESDConcept",
             display_name="ESD Concept",
             category=CATEGORY,
+            **finding(*ALIASES),
             description="Names a concept to erase. Chain several to erase them in one run.",
             inputs=[
                 io.String.Input(
@@ -69,6 +71,7 @@ class ESDKeep(io.ComfyNode):
             node_id="ESDKeep",
             display_name="ESD Keep",
             category=CATEGORY,
+            **finding("preserve", "retain", "anchor concept", "ESD"),
             description="Prompts on which the erased model must go on matching the original. Costs time: as many "
             "training points again.",
             inputs=[

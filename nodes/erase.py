@@ -14,6 +14,7 @@ from ..esd.settings import Settings as RunSettings
 from .host import erase as host
 from .host import provenance
 from .host.watch import STARTS, Watch
+from .schema import ALIASES, advanced, finding
 from .sockets import CATEGORY, Concepts, Keeps, LossMap, Settings, Weights, seed_input
 
 DEFAULT = RunSettings()
@@ -29,6 +30,7 @@ class ESDErase(io.ComfyNode):
             node_id="ESDErase",
             display_name="ESD Erase Concept",
             category=CATEGORY,
+            **finding(*ALIASES, "fine-tune", "negative LoRA"),
             description="Erases the concepts from a copy of the MODEL by fine-tuning (ESD, ICCV 2023), without images. "
             "The MODEL that comes in stays as it is.",
             inputs=[
@@ -87,6 +89,7 @@ class ESDEraseSettings(io.ComfyNode):
             node_id="ESDEraseSettings",
             display_name="ESD Erase Settings",
             category=CATEGORY,
+            **finding("ESD settings", "unlearn settings"),
             description="Optional settings for Erase. Left out, every one has a good default.",
             inputs=[
                 *_walk_inputs(),
@@ -103,6 +106,10 @@ class ESDEraseSettings(io.ComfyNode):
 
 def _integer(name: str, low: int, high: int, tooltip: str, step: int = 1) -> io.Int.Input:
     return io.Int.Input(name, default=getattr(DEFAULT, name), min=low, max=high, step=step, tooltip=tooltip)
+
+
+def _rare(name: str, low: int, high: int, tooltip: str) -> io.Input:
+    return advanced(io.Int.Input, name, default=getattr(DEFAULT, name), min=low, max=high, tooltip=tooltip)
 
 
 def _dials() -> list[io.Input]:
@@ -158,7 +165,8 @@ def _watching() -> list[io.Input]:
             tooltip="Steps between preview pictures of the concept and of a keep prompt on this node; 0 is off. "
             "The node says how long one takes.",
         ),
-        io.Int.Input(
+        advanced(
+            io.Int.Input,
             "snapshot_every",
             default=100,
             min=0,
@@ -166,7 +174,8 @@ def _watching() -> list[io.Input]:
             tooltip="Steps between snapshots in output/esd/runs, from which a stopped run goes on; 0 keeps one "
             "only when you cancel or finish early.",
         ),
-        io.Combo.Input(
+        advanced(
+            io.Combo.Input,
             "start",
             options=list(STARTS),
             default=STARTS[0],
@@ -203,27 +212,28 @@ def _walk_inputs() -> list[io.Input]:
             step=0.5,
             tooltip="Classifier-free guidance of that walk; 0 means the family's own (SD1.x 3, SDXL 2).",
         ),
-        _integer(
+        _rare(
             "points_per_walk",
             1,
             1000,
             "How many levels of each walk become training points; 1 is as published.",
         ),
-        io.Boolean.Input(
+        advanced(
+            io.Boolean.Input,
             "coarse_walks",
             default=DEFAULT.coarse_walks,
             tooltip="Walk straight from one training point's level to the next, so that nothing is computed "
             "in vain. Off goes through every step of the walk, as published.",
         ),
         _integer("walk_batch", 1, 256, "Walks computed side by side; more is faster on a GPU and takes memory."),
-        _integer(
+        _rare(
             "pool",
             0,
             1000000,
             "Training points made at a time and shuffled; 1 is as published. 0 means 200 with the "
             "base as source and 10 with the student, whose points age as it learns.",
         ),
-        _integer("refresh", 0, 1000000, "Draws from a pool before it is made anew; 0 draws every point just once."),
+        _rare("refresh", 0, 1000000, "Draws from a pool before it is made anew; 0 draws every point just once."),
     ]
 
 
@@ -231,24 +241,27 @@ def _training_inputs() -> list[io.Input]:
     """How the student learns."""
     return [
         _integer("batch_size", 1, 1024, "Training points in one network call of the student."),
-        _integer("accumulate", 1, 1024, "Calls whose gradients are averaged before each optimiser step."),
+        _rare("accumulate", 1, 1024, "Calls whose gradients are averaged before each optimiser step."),
         _integer("width", 0, 16384, "Width in pixels of the examples; 0 means the family's own size.", 8),
         _integer("height", 0, 16384, "Height in pixels of the examples; 0 means the family's own size.", 8),
-        io.Combo.Input(
+        advanced(
+            io.Combo.Input,
             "optimizer",
             options=list(OPTIMIZERS),
             default=DEFAULT.optimizer,
             tooltip="adamw (no weight decay) is the published one; adamw8bit needs bitsandbytes; adafactor "
             "takes the least memory.",
         ),
-        io.Combo.Input(
+        advanced(
+            io.Combo.Input,
             "checkpointing",
             options=list(CHECKPOINTING),
             default=DEFAULT.checkpointing,
             tooltip="Recompute activations instead of storing them: less memory, about a third slower. auto "
             "turns it on when memory asks for it.",
         ),
-        io.Combo.Input(
+        advanced(
+            io.Combo.Input,
             "precision",
             options=list(PRECISIONS),
             default=DEFAULT.precision,

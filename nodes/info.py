@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..esd.report import describe, layer_norms
 from ..esd.weights import ErasedWeights
 from .bars import bars
+from .schema import finding, saying
 from .sockets import CATEGORY, Weights
 
 
@@ -20,6 +21,8 @@ class ESDErasureInfo(io.ComfyNode):
             node_id="ESDErasureInfo",
             display_name="ESD Erasure Info",
             category=CATEGORY,
+            **finding("ESD info", "inspect erasure", "LoRA info"),
+            **saying(),
             description="Shows what was erased, how, from which file, and how much each layer changed.",
             is_output_node=True,
             inputs=[Weights.Input("weights", tooltip="The weights output of Erase or Load Erasure.")],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .host import loading
+from .schema import finding, saying
 from .sockets import CATEGORY
 
 
@@ -18,6 +19,8 @@ class ESDLoadModel(io.ComfyNode):
             node_id="ESDLoadModel",
             display_name="ESD Load Model",
             category=CATEGORY,
+            **finding("load checkpoint", "ESD"),
+            **saying(),
             description="Loads a checkpoint, says which model family it is, and refuses what ESD cannot erase.",
             inputs=[
                 io.Combo.Input(
@@ -31,11 +34,10 @@ class ESDLoadModel(io.ComfyNode):
                 io.Clip.Output(display_name="CLIP", tooltip="The text encoder of the checkpoint."),
                 io.Vae.Output(display_name="VAE", tooltip="The image encoder and decoder of the checkpoint."),
             ],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, ckpt_name: str) -> io.NodeOutput:
         """Load, and show the family."""
-        loaded = loading.load(ckpt_name, cls.hidden.unique_id)
+        loaded = loading.load(ckpt_name)
         return io.NodeOutput(loaded.model, loaded.clip, loaded.vae, ui={"text": [loaded.summary]})

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..esd.formats.load import INTERPRETATIONS
 from .host import apply as host
 from .host import folders, interchange, provenance
-from .host.interrupt import say
+from .schema import advanced, finding, saying
 from .sockets import CATEGORY, Weights
 
 
@@ -23,6 +23,8 @@ class ESDLoadErasure(io.ComfyNode):
             node_id="ESDLoadErasure",
             display_name="ESD Load Erasure",
             category=CATEGORY,
+            **finding("load ESD", "load LECO", "load UCE", "unlearn", "erased LoRA"),
+            **saying(),
             description="Opens every published kind of ESD file (and UCE, LECO and LoRA files) and adds it to a MODEL.",
             inputs=[
                 io.Combo.Input(
@@ -33,7 +35,8 @@ class ESDLoadErasure(io.ComfyNode):
                 io.Model.Input(
                     "model", tooltip="The model to erase from: best the one that the file was trained from."
                 ),
-                io.Combo.Input(
+                advanced(
+                    io.Combo.Input,
                     "interpret",
                     options=list(INTERPRETATIONS),
                     default=INTERPRETATIONS[0],
@@ -70,5 +73,4 @@ class ESDLoadErasure(io.ComfyNode):
         found = interchange.load(folders.path_of(file), model, interpret, base_model, base_path)
         erased = host.apply(model, found.weights, 1.0)
         lines = [found.summary, *found.warnings]
-        say(cls.hidden.unique_id, "\n".join(lines))
         return io.NodeOutput(erased, found.weights, ui={"text": lines})

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..esd.weights import ErasedWeights
 from .host import exports, provenance, saving
+from .schema import advanced, finding, saying
 from .sockets import CATEGORY, Weights
 
 
@@ -21,6 +22,8 @@ class ESDSaveCheckpoint(io.ComfyNode):
             node_id="ESDSaveCheckpoint",
             display_name="ESD Save Erased Checkpoint",
             category=CATEGORY,
+            **finding("save model", "save unlearned model", "ESD"),
+            **saying(),
             description="Writes a full checkpoint that the stock Load Checkpoint opens, under the output folder.",
             is_output_node=True,
             inputs=[
@@ -36,7 +39,8 @@ class ESDSaveCheckpoint(io.ComfyNode):
                 Weights.Input(
                     "weights", optional=True, tooltip="Connect it to record concept, method and settings in the file."
                 ),
-                io.Combo.Input(
+                advanced(
+                    io.Combo.Input,
                     "precision",
                     options=list(saving.PRECISIONS),
                     default=saving.PRECISIONS[0],
@@ -71,7 +75,7 @@ class ESDSaveCheckpoint(io.ComfyNode):
         source = provenance.whole_checkpoint(cls.hidden.prompt, cls.hidden.unique_id)
         parts = saving.Parts(model, clip, vae, source)
         path, text = saving.save_checkpoint(filename_prefix, parts, weights, graph, precision)
-        return io.NodeOutput(ui=saving.listing(path, text, cls.hidden.unique_id))
+        return io.NodeOutput(ui=saving.listing(path, text))
 
 
 class ESDSaveErasure(io.ComfyNode):
@@ -84,6 +88,8 @@ class ESDSaveErasure(io.ComfyNode):
             node_id="ESDSaveErasure",
             display_name="ESD Save Erasure",
             category=CATEGORY,
+            **finding("save ESD", "save LoRA", "save LECO", "export erasure"),
+            **saying(),
             description="Writes the erasure alone: as a LoRA file, for the official code, or as a UNet for diffusers.",
             is_output_node=True,
             inputs=[
@@ -103,7 +109,8 @@ class ESDSaveErasure(io.ComfyNode):
                     "for any program that reads LoRAs. official: for the loader of the official ESD code. diffusers "
                     "unet: a folder with the whole erased UNet.",
                 ),
-                io.Int.Input(
+                advanced(
+                    io.Int.Input,
                     "rank",
                     default=0,
                     min=0,
@@ -111,7 +118,8 @@ class ESDSaveErasure(io.ComfyNode):
                     optional=True,
                     tooltip="For lora: the rank of every layer. 0 chooses each layer's rank by energy.",
                 ),
-                io.Float.Input(
+                advanced(
+                    io.Float.Input,
                     "energy",
                     default=0.99,
                     min=0.01,
@@ -128,7 +136,7 @@ class ESDSaveErasure(io.ComfyNode):
                 ),
             ],
             outputs=[],
-            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
         )
 
     @classmethod
@@ -150,4 +158,4 @@ class ESDSaveErasure(io.ComfyNode):
         graph = saving.graph_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
         export = exports.Export(weights, weights.metadata, model, rank, energy)
         path, text = saving.save_erasure(filename_prefix, export, graph, format)
-        return io.NodeOutput(ui=saving.listing(path, text, cls.hidden.unique_id))
+        return io.NodeOutput(ui=saving.listing(path, text))

@@ -164,7 +164,7 @@ def test_no_file_name_leads_a_saver_out_of_the_output_folder(place, form):
         else:
             assert made[0].exists() and made[0].resolve().is_relative_to(place.output.resolve()), name
             assert str(place.base) not in made[1]
-            module("saving").listing(*made, None)
+            module("saving").listing(*made)
         ends["refused in one sentence" if isinstance(made, str) else "written inside the output folder"] += 1
         assert all(disk.listed() == disk.before for disk in disks), name
     assert all(disk.untouched() for disk in disks)

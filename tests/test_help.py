@@ -1,4 +1,4 @@
-"""The help pages in the info panel: a row for every input, pictures that exist, messages that the code really says."""
+"""The help pages in the info panel: an item for every input, pictures that exist, messages that the code says."""
 
 from __future__ import annotations
 
@@ -26,22 +26,37 @@ def rows(path: Path, heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if not set(line) <= set("|- ")]
 
 
+def inputs(path: Path) -> dict[str, str]:
+    """The name of each input with the values that are sensible for it, from the list below the heading."""
+    part = re.split(r"^#{2,3} ", path.read_text("utf-8"), flags=re.MULTILINE)
+    items = [line for each in part if each.startswith("Input") for line in each.splitlines()]
+    found = [
+        re.match(r"- ((?:\*\*\w+\*\*(?:, )?)+)(?: \((.*?)\))?: \S", line) for line in items if line.startswith("- ")
+    ]
+    assert all(found), "an item is: - **name** (values): what it does"
+    return {name: each[2] or "" for each in found if each for name in re.findall(r"\*\*(\w+)\*\*", each[1])}
+
+
 def test_every_node_has_its_page_and_every_page_its_node(node_classes):
     assert {path.stem for path in PAGES} == set(node_classes)
 
 
 @EVERY
-def test_every_input_has_its_row(node_classes, path):
-    named = [name for cells in rows(path, "Input") for name in re.findall(r"\*\*(\w+)\*\*", cells[0])]
-    assert sorted(named) == sorted(thing.id for thing in node_classes[path.stem].GET_SCHEMA().inputs)
+def test_every_input_has_its_item(node_classes, path):
+    assert sorted(inputs(path)) == sorted(thing.id for thing in node_classes[path.stem].GET_SCHEMA().inputs)
 
 
 @EVERY
 def test_numbers_and_texts_have_sensible_values(node_classes, path):
     """A link needs none, and a choice names its options in words; what is typed has a range or an example."""
     typed = {i.id for i in node_classes[path.stem].GET_SCHEMA().inputs if i.io_type in ("INT", "FLOAT", "STRING")}
-    told = {name: cells for cells in rows(path, "Input") for name in re.findall(r"\*\*(\w+)\*\*", cells[0])}
-    assert [name for name in typed if len(told[name]) < 3 or not told[name][-2]] == []
+    assert [name for name, values in inputs(path).items() if name in typed and not values] == []
+
+
+@EVERY
+def test_tables_fit_into_the_info_panel(path):
+    """Two columns do; what has more is a list."""
+    assert [line for line in path.read_text("utf-8").splitlines() if line.startswith("|") and line.count("|") > 3] == []
 
 
 @EVERY

@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 
 import browser
+from launch.base import PACK
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -41,6 +42,9 @@ def at_step(page, least: int) -> None:
     )
 
 
+FINISH = "() => window.app.extensionManager.command.execute('ESD.FinishNow')"
+
+
 @pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
 def test_followed_reloaded_and_finished(page, host, vue):
     page.evaluate("on => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", vue)
@@ -50,13 +54,19 @@ def test_followed_reloaded_and_finished(page, host, vue):
     assert line(page) == "not trained yet"
     browser.press_run(page)
     at_step(page, 5)
+    said = []
+    page.on("console", lambda message: said.append(message.text))
     page.reload()
     browser.ready(page)
     at_step(page, 10)
+    assert [words for words in said if "Unknown message" in words] == []
     drawn = page.evaluate("""() => [...document.querySelectorAll('[data-esd-live] path')].map(
         path => path.getAttribute('d').split('M').length - 1)""")
     assert drawn[0] >= 10 and drawn[1:] == [1, 1]  # a point a step, the mean, and where the run is
-    page.get_by_role("button", name="Finish now").click()
+    if vue:
+        page.evaluate(FINISH)
+    else:
+        page.get_by_role("button", name="Finish now").click()
     page.wait_for_function(
         "() => document.querySelector('[data-esd-live]').textContent.includes('finished early')", timeout=120000
     )
@@ -67,3 +77,26 @@ def test_followed_reloaded_and_finished(page, host, vue):
     page.evaluate("() => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
     prompt = browser.as_prompt(page)
     assert not any("live" in node["inputs"] for node in prompt.values())
+
+
+TELL = """async ([ours, run, before]) => (await import(`${ours}notice.js`)).tellOfEnd(run, before)"""
+
+
+def test_the_end_of_a_long_run_is_told(page):
+    """Finished or failed after more than a minute; neither short nor cancelled nor old ones."""
+    run = {"state": "finished", "seconds": 200, "step": 7, "total": 9, "words": "<b>words</b>"}
+    on, ours = {"state": "running"}, f"/extensions/{PACK}/"
+    quiet = [({**run, "seconds": 59}, on), ({**run, "state": "stopped"}, on), (run, None), (run, run)]
+    for each, before in [*quiet, (run, on), ({**run, "state": "failed"}, on)]:
+        page.evaluate(TELL, [ours, each, before])
+    page.get_by_text("finished at step 7 of 9, after 3 min. <b>words</b>").wait_for()
+    page.get_by_text("failed at step 7 of 9, after 3 min. <b>words</b>").wait_for()
+    assert page.get_by_text("ESD Erase Concept", exact=True).count() == 2
+
+
+def test_nothing_to_finish_is_said(page):
+    page.route("**/esd/runs", lambda route: route.fulfill(json={"runs": []}))
+    page.reload()
+    browser.ready(page)
+    page.evaluate(FINISH)
+    page.get_by_text("There is no run to finish.").wait_for()

@@ -73,7 +73,7 @@ def test_publishing_waits_for_a_changed_pyproject():
 def test_the_archive_has_what_comfyui_loads(archive):
     folders = {name.partition("/")[0] for name in archive}
     assert {"__init__.py", "version.py", "pyproject.toml", "LICENSE", "README.md"} <= archive
-    assert {"esd", "nodes", "web", "locales", "workflows", "docs"} <= folders
+    assert {"esd", "nodes", "web", "locales", "workflows", "subgraphs", "docs"} <= folders
     tracked = {path.relative_to(ROOT).as_posix() for part in ("esd", "nodes") for path in (ROOT / part).rglob("*.py")}
     known = subprocess.run(["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True, check=True).stdout
     assert tracked & set(known.splitlines()) <= archive

@@ -1,14 +1,27 @@
-// The live panel of the Erase node: hears of its run over the page's own websocket, and can ask it to finish.
+// What the pack adds to the page: the live panel of the Erase node, which hears of its run over the page's own websocket
+// and can ask it to finish, the lines that nodes say, and a word at the end of a long run.
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { pathsOf, rootGraph } from "./graph.js";
 import { HEIGHT, Panel } from "./live/panel.js";
 import { Runs } from "./live/runs.js";
+import { tellOfEnd, tellOfNone } from "./notice.js";
+import * as said from "./said.js";
 
 const NODE = "ESDErase";
 const panels = new Map(); // LiteGraph node -> Panel
 
-const runs = new Runs(fetchRuns, showRun);
+const runs = new Runs(fetchRuns, (run, before) => {
+  showRun(run);
+  tellOfEnd(run, before);
+});
+
+// At once and not in setup(): a message that comes before its listener is an unknown one to the page.
+api.addEventListener("esd.run", (event) => runs.receive(event.detail));
+api.addEventListener("execution_cached", (event) => showReused(event.detail.nodes.map(String)));
+api.addEventListener("reconnecting", () => runs.away());
+api.addEventListener("reconnected", () => runs.refresh());
 
 async function fetchRuns() {
   const answer = await api.fetchApi("/esd/runs");
@@ -26,13 +39,10 @@ async function finish(run) {
   }
 }
 
-const rootGraph = () => app.rootGraph ?? app.graph;
-
-/** The id under which the server knows a node: the ids of the subgraph nodes around it, and its own. */
-function pathsOf(node, graph = rootGraph(), prefix = "") {
-  if (node.graph === graph) return [`${prefix}${node.id}`];
-  const around = (graph?.nodes ?? []).filter((each) => each.subgraph);
-  return around.flatMap((each) => pathsOf(node, each.subgraph, `${prefix}${each.id}:`));
+function finishAll() {
+  const running = runs.running();
+  if (!running.length) return tellOfNone();
+  return Promise.all(running.map(finish));
 }
 
 function showRun(run) {
@@ -70,25 +80,28 @@ function attach(node) {
   };
 }
 
+/** Nodes inside a subgraph are dropped without a word. */
+function forgetDropped() {
+  const here = new Set([rootGraph(), ...(rootGraph()?.subgraphs?.values() ?? [])]);
+  for (const [node, panel] of panels) {
+    if (here.has(node.graph)) continue;
+    panels.delete(node);
+    panel.remove();
+  }
+}
+
 app.registerExtension({
   name: "esdconcepterasure.live",
-  async setup() {
-    api.addEventListener("esd.run", (event) => runs.receive(event.detail));
-    api.addEventListener("execution_cached", (event) => showReused(event.detail.nodes.map(String)));
-    api.addEventListener("reconnecting", () => runs.away());
-    api.addEventListener("reconnected", () => runs.refresh());
-    await runs.refresh();
-  },
+  commands: [{ id: "ESD.FinishNow", label: "ESD: finish now", icon: "pi pi-check", function: finishAll }],
+  setup: () => runs.refresh(),
   nodeCreated(node) {
     if (node.comfyClass === NODE) attach(node);
+    said.listen(node);
   },
+  onNodeOutputsUpdated: (outputs) => said.showKept(outputs),
   afterConfigureGraph() {
-    const here = new Set([rootGraph(), ...(rootGraph()?.subgraphs?.values() ?? [])]);
-    for (const [node, panel] of panels) {
-      if (here.has(node.graph)) continue; // nodes inside a subgraph are dropped without a word
-      panels.delete(node);
-      panel.remove();
-    }
+    forgetDropped();
     for (const [node, panel] of panels) update(node, panel);
+    said.showRemembered();
   },
 });

@@ -1,13 +1,11 @@
-"""Progress, words on a node, and cancel, through the host's own means."""
+"""Progress and cancel, through the host's own means."""
 
 from __future__ import annotations
 
-import html
 from typing import Any
 
 import comfy.model_management
 import comfy.utils
-from server import PromptServer
 
 
 class Progress:
@@ -28,13 +26,3 @@ class Progress:
         """Count a share of the total as done before."""
         self.skipped = round(self.total * share)
         self.done += self.skipped
-
-
-def say(node_id: str | None, text: str) -> None:
-    """Show text on a node, where there is a page to show it on.
-
-    The page takes it for HTML, with links in double brackets, and names and metadata of files may be in it.
-    """
-    instance = getattr(PromptServer, "instance", None)
-    if instance is not None and node_id is not None and hasattr(instance, "send_progress_text"):
-        instance.send_progress_text(html.escape(text).replace("[", "&#91;"), node_id)

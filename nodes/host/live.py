@@ -43,6 +43,8 @@ class Live:
     finish: bool = False
     passes: int = 0
     passes_left: int = 0
+    begun: float = field(default_factory=time.monotonic)
+    ended: float | None = None
     started: float = field(default_factory=time.monotonic)
     memory_foretold: int = 0
     memory_peak: int | None = None
@@ -71,6 +73,7 @@ class Live:
             "passes_per_second": rate if running else None,
             "memory_foretold": self.memory_foretold,
             "memory_peak": self.memory_peak,
+            "seconds": round((self.ended or time.monotonic()) - self.begun, 1),
         }
 
 
@@ -113,7 +116,7 @@ class Board:
 
     def end(self, live: Live, state: str, words: str = "") -> None:
         """`state` is finished, stopped or failed."""
-        live.state, live.words = state, words or live.words
+        live.state, live.words, live.ended = state, words or live.words, time.monotonic()
         self.tell(live)
 
     def show(self, live: Live, previews: Sequence[dict[str, str]]) -> None:
@@ -138,9 +141,12 @@ def board() -> Board:
 
 
 def add_routes() -> None:
-    """GET /esd/runs for a page that was reloaded, POST /esd/runs/ID/finish for its button, and no more below /esd."""
+    """GET /esd/runs for a page that was reloaded, POST /esd/runs/ID/finish for its button, and no more below /esd.
+
+    A process of the host that serves no page has no routes to add to.
+    """
     server = getattr(PromptServer, "instance", None)
-    if server is None or hasattr(server, "esd_routes"):
+    if getattr(server, "routes", None) is None or hasattr(server, "esd_routes"):
         return
     server.esd_routes = True
 

@@ -17,7 +17,6 @@ from ...esd.formats.read import opened
 from ...esd.formats.torch_zip import refuse_bomb
 from .families import identify
 from .folders import file_in
-from .interrupt import say
 from .oom import ran_out
 
 log = logging.getLogger("esd")
@@ -38,8 +37,8 @@ def checkpoints() -> list[str]:
     return list(folder_paths.get_filename_list("checkpoints"))
 
 
-def load(name: str, node_id: str | None = None) -> Loaded:
-    """Load a checkpoint by its listed name, and say on the node what it is.
+def load(name: str) -> Loaded:
+    """Load a checkpoint by its listed name.
 
     Raises EsdError when it is missing or cannot be erased.
     """
@@ -55,7 +54,6 @@ def load(name: str, node_id: str | None = None) -> Loaded:
     note = f", without {' and '.join(missing)}: load it separately" if missing else ""
     summary = f"{family.name}{' (experimental)' if family.experimental else ''}{note}"
     log.info("ESD: %s is %s", name, summary)
-    say(node_id, summary)
     return Loaded(model, clip, vae, summary)
 
 

@@ -24,7 +24,6 @@ from ...esd.weights import ErasedWeights
 from .checkpoint import save_from_source
 from .exports import Export, format_of
 from .folders import require_own
-from .interrupt import say
 from .loading import require_parts
 from .oom import shortage_said
 
@@ -81,9 +80,8 @@ def check_name(prefix: str | None) -> bool | str:
         return str(error)
 
 
-def listing(path: Path, text: str, node_id: str | None) -> dict[str, list[Any]]:
-    """What a saving node tells: the file as the host's own savers list theirs, and a line of text, also on the node."""
-    say(node_id, text)
+def listing(path: Path, text: str) -> dict[str, list[Any]]:
+    """What a saving node tells: the file as the host's own savers list theirs, and a line of text."""
     root = Path(folder_paths.get_output_directory())
     folder = path.parent.relative_to(root).as_posix()
     return {

@@ -19,10 +19,11 @@ export class Runs {
   }
 
   keep(run) {
+    const before = this.byId.get(run.id);
     this.byId.delete(run.id);
     this.byId.set(run.id, run);
     if (this.byId.size > REMEMBERED) this.byId.delete(this.byId.keys().next().value);
-    this.onChange(run);
+    this.onChange(run, before);
   }
 
   /** Change what is known of a run, where it is known. */

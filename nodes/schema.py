@@ -1,0 +1,33 @@
+"""Fields of schemas and inputs that only newer hosts know: left out where the host has no place for them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from comfy_api.latest import io
+
+ALIASES = ["unlearn", "forget", "remove concept", "concept erasure", "ESD", "LECO"]
+"""What people type who look for the pack's main nodes."""
+
+
+def known(maker: Callable[..., Any], **fields: Any) -> dict[str, Any]:
+    """Those of the fields that `maker` takes."""
+    taken = inspect.signature(maker).parameters
+    return {name: value for name, value in fields.items() if name in taken}
+
+
+def finding(*aliases: str) -> dict[str, Any]:
+    """Further words under which the search finds a node."""
+    return known(io.Schema, search_aliases=list(aliases))
+
+
+def saying() -> dict[str, Any]:
+    """For a node whose result comes with a text: the page is told it again when the result is a cached one."""
+    return known(io.Schema, has_intermediate_output=True)
+
+
+def advanced(maker: Callable[..., io.Input], name: str, **fields: Any) -> io.Input:
+    """An input that most people never touch, which newer pages fold away."""
+    return maker(name, **fields, **known(maker, advanced=True))

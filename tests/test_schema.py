@@ -1,0 +1,67 @@
+"""What newer hosts know of a node beyond names and inputs, given to them and kept from the others."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import types
+from typing import Any
+
+import pytest
+
+SAYING = {"ESDLoadModel", "ESDLoadErasure", "ESDSaveCheckpoint", "ESDSaveErasure", "ESDErasureInfo"}
+RARE = {
+    "ESDErase": {"snapshot_every", "start"},
+    "ESDSaveErasure": {"rank", "energy"},
+    "ESDSaveCheckpoint": {"precision"},
+    "ESDLoadErasure": {"interpret"},
+    "ESDBeforeAfter": {"difference_gain"},
+}
+
+
+def module(name: str) -> Any:
+    """A module of the pack as the host loaded it."""
+    (found,) = [m for key, m in sys.modules.items() if key.endswith(f".nodes.{name}") and "esd_pack" not in key]
+    return found
+
+
+def test_fields_that_a_maker_does_not_take_are_left_out(node_classes):
+    known = module("schema").known
+    assert known(lambda a, b=1: None, a=1, c=2) == {"a": 1}
+
+
+@pytest.fixture
+def fields(comfy) -> set[str]:
+    from comfy_api.latest import io
+
+    return set(inspect.signature(io.Schema).parameters)
+
+
+def test_a_host_that_knows_them_gets_them(node_classes, object_info, fields):
+    for name, node in node_classes.items():
+        schema, told = node.GET_SCHEMA(), object_info[name]
+        if "search_aliases" in fields:
+            assert schema.search_aliases and told["search_aliases"] == schema.search_aliases
+        if "has_intermediate_output" in fields:
+            assert schema.has_intermediate_output == told["has_intermediate_output"] == (name in SAYING)
+    if "search_aliases" in fields:
+        assert {"unlearn", "forget", "LECO"} <= set(object_info["ESDErase"]["search_aliases"])
+
+
+def test_rarely_used_inputs_are_marked_where_the_host_folds_them(comfy, object_info):
+    from comfy_api.latest import io
+
+    if "advanced" not in inspect.signature(io.Int.Input).parameters:
+        pytest.skip("this host folds no inputs")
+    for name, wanted in RARE.items():
+        groups = object_info[name]["input"].values()
+        marked = {key for group in groups for key, (_, *more) in group.items() if more and more[0].get("advanced")}
+        assert marked == wanted
+
+
+@pytest.mark.parametrize("server", [None, types.SimpleNamespace(), types.SimpleNamespace(routes=None)])
+def test_a_process_without_routes_gets_none(node_classes, monkeypatch, server):
+    live = module("host.live")
+    monkeypatch.setattr(live.PromptServer, "instance", server)
+    live.add_routes()
+    assert not hasattr(server, "esd_routes")
