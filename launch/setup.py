@@ -66,8 +66,8 @@ def _own_environment() -> Environment:
 def _users_environment(host: Path, for_tests: bool) -> Environment:
     if not (host / "main.py").is_file():
         raise SetupError(
-            f"There is no main.py in {host}: set COMFYUI_PATH (with --host newest: {newest.FOLDER}) to ComfyUI's folder, "
-            "or unset it."
+            f"There is no main.py in {host}: set COMFYUI_PATH (with --host newest: {newest.FOLDER}) to ComfyUI's "
+            "folder, or unset it."
         )
     python = find_python(host)
     if for_tests:
