@@ -74,7 +74,7 @@ class Board:
     """The runs of this server: those that are on, and the last ones that ended."""
 
     def __init__(self, server: Any) -> None:
-        """`server` is the host's PromptServer; where there is none nobody is told."""
+        """`server` is the host's PromptServer; where there is none, or none that can send, nobody is told."""
         self.server = server
         self.runs: deque[Live] = deque(maxlen=REMEMBERED)
 
@@ -125,7 +125,7 @@ class Board:
 def board() -> Board:
     """This server's board; made with its first use."""
     server = getattr(PromptServer, "instance", None)
-    if server is None:
+    if not hasattr(server, "send_sync"):
         return Board(None)
     if not hasattr(server, "esd_board"):
         server.esd_board = Board(server)
@@ -136,8 +136,8 @@ def board() -> Board:
 def add_routes() -> None:
     """GET /esd/runs for a page that was reloaded, POST /esd/runs/ID/finish for its button, and no more below /esd."""
     server = getattr(PromptServer, "instance", None)
-    if server is None or hasattr(server, "esd_routes"):
-        return
+    if not hasattr(server, "routes") or hasattr(server, "esd_routes"):
+        return  # a process of nodes alone has no routes
     server.esd_routes = True
 
     @server.routes.get("/esd/runs")
