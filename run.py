@@ -14,7 +14,7 @@ if sys.version_info < (3, 11):
     sys.exit(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}: start run.py with a newer one.")
 sys.path.insert(0, str(ROOT))
 
-from launch import arguments, setup  # noqa: E402
+from launch import arguments, newest, setup  # noqa: E402
 
 
 def main() -> int:
@@ -26,6 +26,7 @@ def main() -> int:
     problem = _check(command, rest)
     if problem:
         return _complain(problem)
+    rest = _for_pytest(rest) if command == "test" else rest
     try:
         return _hand_over(setup.ensure(for_tests=command in ("test", "playground", "bench")), [command, *rest])
     except KeyboardInterrupt:
@@ -50,6 +51,16 @@ def _check(command: str, rest: list[str]) -> str:
     if command == "bench" and rest[:1] not in [[name] for name in names]:
         return f"Name a benchmark: {', '.join(names) or 'there is none yet'}."
     return ""
+
+
+def _for_pytest(rest: list[str]) -> list[str]:
+    options, rest = arguments.test_parser().parse_known_args(rest)
+    if not options.host:
+        return rest
+    if not newest.choose(os.environ):
+        print(newest.SKIPPED)
+        raise SystemExit(0)
+    return newest.pytest_arguments(rest)
 
 
 def _hand_over(environment: setup.Environment, command: list[str]) -> int:

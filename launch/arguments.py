@@ -89,6 +89,13 @@ def serve_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def test_parser() -> argparse.ArgumentParser:
+    """The option of `test`; everything else, --help too, is pytest's."""
+    parser = argparse.ArgumentParser(prog="run.py test", add_help=False, allow_abbrev=False)
+    parser.add_argument("--host", choices=("newest",))
+    return parser
+
+
 def locales_parser() -> argparse.ArgumentParser:
     """`locales` has no options."""
     return argparse.ArgumentParser(prog="run.py locales", description=_sentence("locales"))

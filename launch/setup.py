@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import newest
 from .base import OWN_HOST, ROOT, RUN
 
 HERE = Path(__file__).resolve().parent
@@ -64,7 +65,10 @@ def _own_environment() -> Environment:
 
 def _users_environment(host: Path, for_tests: bool) -> Environment:
     if not (host / "main.py").is_file():
-        raise SetupError(f"COMFYUI_PATH is {host}, which has no main.py: set it to ComfyUI's folder, or unset it.")
+        raise SetupError(
+            f"There is no main.py in {host}: set COMFYUI_PATH (with --host newest: {newest.FOLDER}) to ComfyUI's "
+            "folder, or unset it."
+        )
     python = find_python(host)
     if for_tests:
         _once(

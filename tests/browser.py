@@ -75,8 +75,8 @@ def as_prompt(page: Page) -> dict[str, Any]:
 
 
 def press_run(page: Page) -> None:
-    """Press the Run button."""
-    page.get_by_test_id("queue-button").get_by_role("button").first.click()
+    """Press the Run button; the test id is on it, or on what is around it."""
+    page.locator("button[data-testid=queue-button], [data-testid=queue-button] button").first.click()
 
 
 def wait_image(page: Page, node_id: int, seconds: float = 120) -> list[Any]:
@@ -98,13 +98,21 @@ def open_file(page: Page, path: Path) -> None:
 def search_node(page: Page, text: str, at: tuple[int, int] = (300, 800)) -> list[str]:
     """Double-click an empty place of the canvas and type: the names that the search offers."""
     page.mouse.dblclick(*at)
-    box = page.locator(".comfy-vue-node-search-container input")
+    box = page.locator(".comfy-vue-node-search-container input, input[aria-controls=results-list]")
     box.wait_for()
     box.fill(text)
-    options = page.locator(".p-autocomplete-list .p-autocomplete-option, .comfy-autocomplete-list li")
+    options = page.locator(
+        ".p-autocomplete-list .p-autocomplete-option, .comfy-autocomplete-list li, #results-list [role=option]"
+    )
     options.first.wait_for()
     page.wait_for_timeout(500)  # the list follows the text
     return options.all_inner_texts()
+
+
+def click_tab(page: Page, back: int) -> None:
+    """Go to the workflow whose tab is so many before the last one."""
+    tabs = page.locator(".workflow-tab")
+    tabs.nth(tabs.count() - 1 - back).click()
 
 
 def open_template(page: Page, pack: str, workflow: str) -> Any:

@@ -119,9 +119,14 @@ def page(host: Any, client: str) -> Iterator[Page]:
         opened.socket.close()
 
 
-def progress_of(events: list[dict[str, Any]], number: str) -> int:
-    """How many times a node told of its progress."""
-    return sum(e["type"] == "progress" and e["data"]["node"] == number for e in events)
+def progress_of(events: list[dict[str, Any]], number: str) -> list[int]:
+    """How far a node was when it told of its progress; newer hosts pass on the first word and a few of the others."""
+    return [e["data"]["value"] for e in events if e["type"] == "progress" and e["data"]["node"] == number]
+
+
+def told_of(events: list[dict[str, Any]], number: str) -> list[dict[str, Any]]:
+    """Our own messages about a node's run, which every host passes on."""
+    return [e["data"] for e in events if e["type"] == "esd.run" and e["data"]["node"] == number]
 
 
 def words_of(host: Any, number: str = ERASE) -> str:

@@ -72,11 +72,11 @@ def queued_twice(server: Server, seed: int) -> bool:
     prompt = whole_workflow(server, seed)
     (erase,), (save,) = nodes_of(prompt, "ESDErase"), nodes_of(prompt, "ESDSaveErasure")
     first = server.run(prompt)
-    assert progress_of(first.events, erase) > 3
+    assert progress_of(first.events, erase)
     for other_node in ("ESDSaveCheckpoint", "SaveImage", "LossGraphNode"):
         assert first.outputs[nodes_of(prompt, other_node)[0]]
     second = server.run(prompt)
-    assert progress_of(second.events, erase) == 0  # no network pass
+    assert progress_of(second.events, erase) == []  # no network pass
     forgotten = erase in {e["data"]["node"] for e in second.events if e["type"] == "executing"}
     if forgotten:
         assert "trained before with the same inputs" in words_of(server, erase)
@@ -103,7 +103,7 @@ def test_killed_while_it_writes_a_snapshot_and_started_again(serving):
     whole = saved(server, run.outputs)
     assert 1 <= done < STEPS and len(whole) > 1
     anew = server.run(other(given, ERASE, start="start over", snapshot_every=0))
-    assert progress_of(anew.events, ERASE) > progress_of(run.events, ERASE)
+    assert progress_of(anew.events, ERASE)[0] < progress_of(run.events, ERASE)[0]  # it counts what was done before
     assert saved(server, anew.outputs) == whole
     assert not list(server.base.rglob("*.esd-partial"))
     tried("the server killed while it writes a snapshot, and started again", 1, "on from the snapshot, same bits")

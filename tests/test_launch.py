@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from launch import arguments, base, demo, progress, server, setup
+from launch import arguments, base, demo, newest, progress, server, setup
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -83,6 +83,33 @@ def test_the_python_of_a_users_comfyui(tmp_path: Path, monkeypatch: pytest.Monke
         setup.find_python(tmp_path)
 
 
+def test_without_a_newest_host_its_tests_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one line that says how to name one, and that is no failure."""
+    monkeypatch.delenv(newest.FOLDER, raising=False)
+    line = [sys.executable, str(ROOT / "run.py"), "test", "--host", "newest"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, newest.SKIPPED + "\n", "")
+
+
+def test_the_newest_host_is_chosen() -> None:
+    """Its folder, and its Python or none at all; a Python that was named for another host is not taken."""
+    ordinary = {"COMFYUI_PATH": "old", "COMFYUI_PYTHON": "old python"}
+    variables = {**ordinary, newest.FOLDER: "new"}
+    assert newest.choose(variables) and variables == {"COMFYUI_PATH": "new", newest.FOLDER: "new"}
+    variables[newest.PYTHON] = "new python"
+    assert newest.choose(variables) and variables["COMFYUI_PYTHON"] == "new python"
+    assert not newest.choose(ordinary)
+
+
+def test_the_tests_for_the_newest_host() -> None:
+    """Those of the list, which all exist, with further arguments; or those that are named."""
+    listed = [f"tests/{name}" for name in newest.TESTS]
+    assert newest.pytest_arguments(["-k", "page"]) == [*listed, "-k", "page"]
+    assert all((ROOT / path).is_file() for path in listed)
+    for named in ("tests/test_page.py", "tests/test_page.py::test_a"):
+        assert newest.pytest_arguments(["-q", named]) == ["-q", named]
+
+
 @pytest.mark.parametrize("line", [[], ["--help"], ["demo", "--help"], ["serve", "--help"]])
 def test_help(line: list[str]) -> None:
     """Without making an environment."""
@@ -97,6 +124,7 @@ def test_help(line: list[str]) -> None:
         (["demo", "--steps", "0"], "above 0"),
         (["serve", "--port", "99999"], "not a port"),
         (["bench", "absent"], "Name a benchmark"),
+        (["test", "--host", "oldest"], "invalid choice"),
         (["dance"], "no command"),
     ],
 )

@@ -181,20 +181,67 @@ def test_saved_files_opened_by_stock_loaders_draw_the_same(shared, host):
         assert pictures[f"before{node}"] == pictures[f"after{node}"]
 
 
-def test_a_missing_model_is_named_with_its_folder_and_address(shared, host):
-    """The page's own window on missing models, for a host that has none of the playground's files."""
-    page = shared.context.browser.new_page()  # with a memory of its own, where no workflow is open
+def test_the_node_search_offers_what_is_typed(shared):
+    shared.evaluate("() => window.app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+    shared.wait_for_function("() => window.app.graph.nodes.length === 0")
+    assert browser.search_node(shared, "esd erase concept", (700, 500))[0].startswith("ESD Erase Concept")
+    for _ in range(2):  # the words, then the window
+        shared.keyboard.press("Escape")
+
+
+ADDRESS = "/esd-concept-erasure/raw/main/playground/{}"
+MISSING = {"checkpoints": "emoji-world.ckpt", "esd": "emoji-world-cat-esd-x.pt"}
+
+
+@pytest.fixture
+def bare(shared, host) -> Iterator[Any]:
+    """A page of its own, where no workflow is open, on a host that seems to have none of the playground's files."""
+    page = shared.context.browser.new_page()
     page.add_init_script(browser.INIT)
     page.set_default_timeout(120000)
     page.route("**/api/experiment/models/*", lambda route: route.fulfill(json=[]))
     page.route("**/api/models/*", lambda route: route.fulfill(json=[]))
+    page.route("**/api/object_info", without_models)
     page.goto(host.url)
     browser.ready(page)
-    workflow = json.loads((ROOT / "workflows" / "open_a_published_file.json").read_text("utf-8"))
-    page.evaluate("w => void window.app.loadGraphData(w)", workflow)
-    dialog = page.get_by_role("dialog")
-    dialog.get_by_text("Missing Models").wait_for()
-    for folder, name in (("checkpoints", "emoji-world.ckpt"), ("esd", "emoji-world-cat-esd-x.pt")):
-        dialog.get_by_text(f"{folder} / {name}").wait_for()
-        dialog.get_by_text(f"/esd-concept-erasure/raw/main/playground/{name}").wait_for()
+    yield page
     page.close()
+
+
+def without_models(route: Any) -> None:
+    """The descriptions of the nodes, with no such file to choose."""
+    answer = route.fetch()
+    words = answer.text()
+    for name in MISSING.values():
+        words = words.replace(json.dumps(name), json.dumps("another.safetensors"))
+    route.fulfill(response=answer, body=words)
+
+
+def test_a_missing_model_is_named_with_its_folder_and_address(bare):
+    """In the page's own window on missing models, or in its panel of errors, where a button copies the address."""
+    workflow = json.loads((ROOT / "workflows" / "open_a_published_file.json").read_text("utf-8"))
+    bare.evaluate("w => void window.app.loadGraphData(w)", workflow)
+    window, details = bare.get_by_role("dialog"), bare.get_by_role("button", name="View details")
+    window.get_by_text("Missing Models").or_(details).first.wait_for()
+    if window.count():
+        for folder, name in MISSING.items():
+            window.get_by_text(f"{folder} / {name}").wait_for()
+            window.get_by_text(ADDRESS.format(name)).wait_for()
+    else:
+        details.click()
+        assert in_panel(bare) == {name: folder for folder, name in MISSING.items()}
+
+
+def in_panel(page: Any) -> dict[str, str]:
+    """The names in the panel of missing models with the folders below them; their addresses must be right."""
+    page.evaluate("() => { window.copied = []; navigator.clipboard.writeText = async text => { copied.push(text) } }")
+    group = page.get_by_test_id("error-group-missing-model")
+    buttons = group.get_by_role("button", name="Copy URL")
+    buttons.first.wait_for()
+    for button in buttons.all():
+        button.click()
+    lines = group.get_by_test_id("missing-model-importable-rows").inner_text().splitlines()
+    found = dict(zip(lines[::2], lines[1::2], strict=True))
+    copied = page.evaluate("() => window.copied")
+    assert [address.endswith(ADDRESS.format(name)) for name, address in zip(found, copied, strict=True)] == [True] * 2
+    return found

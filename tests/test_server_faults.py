@@ -103,7 +103,7 @@ class TestPagesThatVanish:
             opened.read_until(b'"type": "progress"')
             opened.vanish()
         with page(host, "again") as opened:
-            opened.read_until(b'"type": "progress"')
+            opened.read_until(b'"type": "esd.run"')
             host.interrupt()
             opened.read_until(b'"type": "execution_interrupted"')
         assert ended(host, prompt_id)["status"]["status_str"] == "error"

@@ -383,3 +383,17 @@ def test_leftovers_of_a_dead_process_are_swept(comfy, node_classes, comfy_base):
     module("runs").sweep()
     assert sorted(p.name for p in folder.iterdir()) == sorted([parent.name, users_own.name, "other.safetensors"])
     shutil.rmtree(folder.parent)
+
+
+def test_a_process_that_has_neither_routes_nor_messages_trains_on(comfy, node_classes, monkeypatch):
+    """As where the host runs nodes in a process of their own: nothing is served, and nobody is told."""
+    import server
+
+    live = module("live")
+    for bare in (SimpleNamespace(), None):
+        monkeypatch.setattr(server.PromptServer, "instance", bare)
+        live.add_routes()
+        shown = live.board()
+        run = shown.begin(live.Live("1", "", STEPS))
+        shown.end(run, "finished")
+        assert run.state == "finished"

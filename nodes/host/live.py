@@ -81,7 +81,7 @@ class Board:
     """The runs of this server: those that are on, and the last ones that ended."""
 
     def __init__(self, server: Any) -> None:
-        """`server` is the host's PromptServer; where there is none nobody is told."""
+        """`server` is the host's PromptServer; where there is none, or none that can send, nobody is told."""
         self.server = server
         self.runs: deque[Live] = deque(maxlen=REMEMBERED)
 
@@ -132,7 +132,7 @@ class Board:
 def board() -> Board:
     """This server's board; made with its first use."""
     server = getattr(PromptServer, "instance", None)
-    if server is None:
+    if not hasattr(server, "send_sync"):
         return Board(None)
     if not hasattr(server, "esd_board"):
         server.esd_board = Board(server)
