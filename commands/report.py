@@ -94,11 +94,18 @@ def without_paths(words: str, folders: Sequence[str]) -> str:
     return _PATH.sub(lambda found: ".../" + "/".join(re.split(r"[\\/]+", found.group())[-2:]), words)
 
 
+_PRIVATE = re.compile("director|path|config|url|file|listen|origin|header")
+"""Options whose values are nobody else's business."""
+
+
 def arguments_shown(argv: Sequence[str]) -> list[str]:
-    """A command line without its paths and addresses."""
-    return [_argument_shown(word) for word in argv[1:]]
-
-
-def _argument_shown(word: str) -> str:
-    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-    return option + equals + (value if re.fullmatch(r"[\w.,-]*", value) else "...")
+    """A command line with dots for what is personal: folders, files and addresses."""
+    shown, last = [], ""
+    for word in argv[1:]:
+        is_option = word.startswith("--")
+        option, equals, value = word.partition("=") if is_option else (last, "", word)
+        private = _PRIVATE.search(option) or not re.fullmatch(r"[\w.,-]*", value)
+        value = "..." if value and private else value
+        shown.append(option + equals + value if is_option else value)
+        last = option
+    return shown
