@@ -31,7 +31,7 @@ from .numerics import training_numerics
 from .oom import shortage_said
 from .preview import preview_bytes
 from .provenance import origin_of
-from .rehearsal import Rehearsal
+from .rehearsal import stage
 from .watch import Watch, watched
 
 log = logging.getLogger("esd")
@@ -107,11 +107,11 @@ def fitted(plan: Plan, model: Any, conditions: Mapping[str, Condition], keeps: S
     """
     longest = max(conditions.values(), key=lambda each: sum(t.numel() for t in each.tensors.values()))
     shapes = {name: tuple(t.shape) for name, t in longest.tensors.items()}
-    rehearsal = Rehearsal(model, plan.names, plan.latent_shape, plan.device, plan.dtype, shapes)
+    on = stage(model, plan.names, plan.latent_shape, plan.device, plan.dtype, shapes)
     preview = preview_bytes(vae, plan.latent_shape, plan.device)
     choices = (False, True) if plan.settings.checkpointing == "auto" else (plan.checkpointing,)
     for checkpointing in choices:
-        need = estimate(rehearsal, plan.settings, plan.device, checkpointing, streams_of(keeps))
+        need = estimate(on, plan.settings, plan.device, checkpointing, streams_of(keeps))
         need, free = roomy(replace(need, preview=preview), model, plan.device, plan.dtype)
         if need.total <= free:
             break
