@@ -38,6 +38,8 @@ def main() -> int:
 def _check(command: str, rest: list[str]) -> str:
     if command == "demo":
         arguments.demo_parser().parse_args(rest)
+    if command == "check":
+        arguments.check_parser().parse_args(rest)
     if command == "serve":
         arguments.serve_parser().parse_args(rest)
     if command == "locales":

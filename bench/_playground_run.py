@@ -22,7 +22,8 @@ if os.environ.get("ESD_TEST_PACKAGES"):  # arms of a bench start in processes of
 
 import torch  # noqa: E402
 
-from launch import base, inprocess  # noqa: E402
+from commands import inprocess  # noqa: E402
+from launch import base  # noqa: E402
 from playground.world import Rate  # noqa: E402
 
 STARTED_IN = Path.cwd()
@@ -96,7 +97,7 @@ def write_json(path: str | None, rows: Sequence[Mapping[str, Any]]) -> None:
     about = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
-        "device": "cpu",  # as `launch.inprocess` starts the host
+        "device": "cpu",  # as `commands.inprocess` starts the host
         "python": platform.python_version(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),

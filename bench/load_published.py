@@ -25,8 +25,8 @@ sys.path.insert(0, str(ROOT))
 
 from _playground_run import write_json  # noqa: E402
 
+from commands.inprocess import as_package  # noqa: E402
 from launch.base import RUN  # noqa: E402
-from launch.inprocess import as_package  # noqa: E402
 
 as_package()
 

@@ -18,9 +18,10 @@ from typing import Any
 import psutil
 from _playground_run import STARTED_IN, write_json
 
+from commands.graph import new_node
 from launch.base import CHECKPOINT, OWN_HOST
 from launch.server import Server
-from launch.workflow import new_node, set_input
+from launch.workflow import set_input
 
 WARM = 5
 """Runs that may still grow."""

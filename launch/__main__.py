@@ -12,7 +12,7 @@ from types import FrameType
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [str(ROOT)] + [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT / "launch"]
 
-from launch import arguments, demo, locales, serve  # noqa: E402
+from launch import arguments, check, demo, locales, serve  # noqa: E402
 from launch.server import ServerError  # noqa: E402
 
 
@@ -43,6 +43,10 @@ def _demo(rest: list[str]) -> int:
     return 0
 
 
+def _check(rest: list[str]) -> int:
+    return check.main(arguments.check_parser().parse_args(rest))
+
+
 def _serve(rest: list[str]) -> int:
     serve.main(arguments.serve_parser().parse_args(rest))
     return 0
@@ -61,6 +65,7 @@ def _playground(rest: list[str]) -> int:
 
 COMMANDS = {
     "demo": _demo,
+    "check": _check,
     "serve": _serve,
     "test": _test,
     "bench": _bench,

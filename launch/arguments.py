@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from commands import check
 from playground import world
 
 METHODS = ("esd-x", "esd-x-strict", "esd-u", "esd-all", "selfattn")
 STAGES = ("pictures", "autoencoder", "judge", "second-judge", "denoiser", "pack", "measure", "sheet")
 SUMMARY = {
     "demo": "erase a concept from the playground model in a real ComfyUI, and judge the result",
+    "check": "prove on this machine, with its GPU, that the nodes work in ComfyUI",
     "serve": "leave the same ComfyUI running, with the nodes in it, and open it in the browser",
     "test": "run the whole test suite; further arguments go to pytest",
     "locales": "write the English node texts from the schemas, and say what the translations lack",
@@ -76,6 +78,15 @@ def demo_parser() -> argparse.ArgumentParser:
         help="how many pictures of the erased concept are judged before and after (default: 64)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the verdict to this file")
+    return parser
+
+
+def check_parser() -> argparse.ArgumentParser:
+    """Options of `check`."""
+    parser = argparse.ArgumentParser(prog="run.py check", description=_sentence("check"))
+    check.add_options(parser)
+    parser.epilog = "Arguments after -- go to ComfyUI as they are, for example: run.py check -- --lowvram"
+    parser.add_argument("comfyui", nargs="*", metavar="-- ARGUMENT", help=argparse.SUPPRESS)
     return parser
 
 

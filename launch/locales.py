@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from . import base, inprocess
+from commands import inprocess
+
+from . import base
 
 FOLDER = base.ROOT / "locales"
 FILE = "nodeDefs.json"

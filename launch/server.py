@@ -13,9 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,16 +20,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from commands.talk import Address, Json, ServerError, describe_failure, describe_refusal
+
 from .base import DATABASE, prepare_base
 
-Json = dict[str, Any]
 Event = Json
 FINAL_EVENTS = ("execution_success", "execution_error", "execution_interrupted")
 LOCAL = "127.0.0.1"
-
-
-class ServerError(RuntimeError):
-    """The server did not start, ended by itself, or refused or failed a prompt: the message says why."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +67,7 @@ def device_arguments() -> list[str]:
     return [] if accelerated else ["--cpu"]
 
 
-_open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
-"""Opens addresses of this machine, which no proxy can reach."""
-
-
-class Server:
+class Server(Address):
     """A ComfyUI server in a process group of its own, with models, outputs and settings in a base folder.
 
     The server runs under this process's Python. Use it in a `with` statement, or call `stop`.
@@ -87,7 +77,7 @@ class Server:
         """Start the server of the ComfyUI tree `host`; `arguments` go to its command line as they are."""
         self.base = prepare_base(Path(base), Path(host))
         self.port = port or free_port()
-        self.url = f"http://{LOCAL}:{self.port}"
+        super().__init__(f"http://{LOCAL}:{self.port}")
         self.log = self.base / f"host-{self.port}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -151,24 +141,6 @@ class Server:
                 pass
             _signal_group(self.process, force=True)
             self.process.wait()
-
-    def get(self, path: str, raw: bool = False) -> Any:
-        """GET a path: the decoded JSON, or the bytes where `raw`."""
-        with _open(self.url + path, timeout=60) as answer:
-            body = answer.read()
-        return body if raw else json.loads(body)
-
-    def post(self, path: str, body: Json) -> Any:
-        """POST JSON to a path: the decoded answer, or None where it is empty."""
-        data, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
-        request = urllib.request.Request(self.url + path, data=data, headers=headers)
-        with _open(request, timeout=60) as answer:
-            text = answer.read()
-        return json.loads(text) if text else None
-
-    def view(self, file: Json) -> bytes:
-        """The bytes of a file as an output node names it: filename, subfolder and type."""
-        return bytes(self.get("/view?" + urllib.parse.urlencode(file), raw=True))
 
     def path_of(self, file: Json) -> Path:
         """Where a file that an output node names lies on this machine."""
@@ -239,29 +211,6 @@ class Server:
                 return dict(entry)
             time.sleep(0.1)
         raise ServerError(f"ComfyUI kept no history of the prompt: read {self.log}.")
-
-
-def describe_refusal(answer: Json) -> str:
-    """Why the server refused a prompt, in one line: each faulty node with what is wrong with it."""
-    faults = [
-        f"{node['class_type']} (node {node_id}): "
-        + "; ".join(
-            f"{error['message']} ({error['details']})" if error.get("details") else error["message"]
-            for error in node["errors"]
-        )
-        for node_id, node in answer.get("node_errors", {}).items()
-    ]
-    return "ComfyUI refused the graph: " + (" | ".join(faults) or answer.get("error", {}).get("message", str(answer)))
-
-
-def describe_failure(event: Event) -> str:
-    """What a last event says went wrong, in one line; empty where nothing did."""
-    data = event.get("data", {})
-    if event.get("type") == "execution_error":
-        return f"{data['node_type']} (node {data['node_id']}): {data['exception_message'].strip()}"
-    if event.get("type") == "execution_interrupted":
-        return "The run was cancelled in ComfyUI."
-    return ""
 
 
 def _environment() -> dict[str, str]:

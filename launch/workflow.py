@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
+
+from commands.graph import default_of, input_specs, is_widget, options_of
 
 Prompt = dict[str, dict[str, Any]]
 Json = dict[str, Any]
 
 MUTED, BYPASSED = 2, 4
-WIDGET_TYPES = frozenset({"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"})
 CONTROLS = frozenset({"fixed", "increment", "decrement", "randomize"})
 NOTES = frozenset({"Note", "MarkdownNote"})
 PASS_THROUGH = frozenset({"Reroute"})
@@ -74,24 +74,6 @@ def _from_source(node: Json, slot: int) -> Any:
     return node["widgets_values"][0] if node["type"] == "PrimitiveNode" else [str(node["id"]), slot]
 
 
-def input_specs(description: Json) -> Iterator[tuple[str, list[Any]]]:
-    """Name and specification of each input of a node in /object_info, the required ones first."""
-    for group in ("required", "optional"):
-        inputs = description["input"].get(group) or {}
-        for name in description.get("input_order", {}).get(group, inputs):
-            yield name, inputs[name]
-
-
-def is_widget(spec: list[Any]) -> bool:
-    """Whether the page shows a field for this input, rather than a socket alone."""
-    kind = spec[0]
-    return (isinstance(kind, list) or kind in WIDGET_TYPES) and not _options(spec).get("forceInput")
-
-
-def _options(spec: list[Any]) -> Json:
-    return spec[1] if len(spec) > 1 else {}
-
-
 def _widget_values(values: list[Any] | Json, specs: dict[str, list[Any]]) -> Json:
     fields = {name: spec for name, spec in specs.items() if is_widget(spec)}
     found = {name: default_of(spec) for name, spec in fields.items()}
@@ -107,26 +89,9 @@ def _widget_values(values: list[Any] | Json, specs: dict[str, list[Any]]) -> Jso
     return found
 
 
-def default_of(spec: list[Any]) -> Any:
-    """The value that the page shows in the field of an input until someone changes it."""
-    kind, options = spec[0], _options(spec)
-    if "default" in options:
-        return options["default"]
-    if isinstance(kind, list) or kind == "COMBO":
-        choices = kind if isinstance(kind, list) else options.get("options", [])
-        return choices[0] if choices else None
-    return {"INT": 0, "FLOAT": 0.0, "BOOLEAN": False}.get(kind, "")
-
-
-def new_node(object_info: Json, class_type: str, **inputs: Any) -> Json:
-    """A node of a prompt; fields that are left out have the value that the page would show."""
-    fields = {name: default_of(spec) for name, spec in input_specs(object_info[class_type]) if is_widget(spec)}
-    return {"class_type": class_type, "inputs": {**fields, **inputs}}
-
-
 def _has_control(name: str, spec: list[Any]) -> bool:
     by_name = spec[0] == "INT" and name in ("seed", "noise_seed")
-    return bool(_options(spec).get("control_after_generate", by_name))
+    return bool(options_of(spec).get("control_after_generate", by_name))
 
 
 def nodes_of(prompt: Prompt, class_type: str) -> list[str]:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import Conv2d, GroupNorm, Linear, Module, Sequential, SiLU
+from torch.nn.functional import silu
 
 from . import world
 
@@ -29,13 +31,13 @@ class Verdict:
         return {"object": self.objects, "style": self.styles, "background": self.backgrounds}[head]
 
 
-def _block(channels_in: int, channels: int) -> list[nn.Module]:
-    halve = nn.Conv2d(channels_in, channels, 3, stride=2, padding=1)
-    same = nn.Conv2d(channels, channels, 3, padding=1)
-    return [halve, nn.GroupNorm(8, channels), nn.SiLU(), same, nn.GroupNorm(8, channels), nn.SiLU()]
+def _block(channels_in: int, channels: int) -> list[Module]:
+    halve = Conv2d(channels_in, channels, 3, stride=2, padding=1)
+    same = Conv2d(channels, channels, 3, padding=1)
+    return [halve, GroupNorm(8, channels), SiLU(), same, GroupNorm(8, channels), SiLU()]
 
 
-class Network(nn.Module):
+class Network(Module):
     """A network with a head for each kind of name, whose verdict can be asked for."""
 
     def __init__(self, heads: Mapping[str, Sequence[str]]) -> None:
@@ -61,13 +63,13 @@ class Judge(Network):
     def __init__(self, heads: Mapping[str, Sequence[str]] = world.HEADS) -> None:
         super().__init__(heads)
         pairs = zip((3, *WIDTHS), WIDTHS, strict=False)
-        self.body = nn.Sequential(*[layer for pair in pairs for layer in _block(*pair)])
-        self.fc = nn.Linear(WIDTHS[-1] * (SIDE // 2 ** len(WIDTHS)) ** 2, 192)
-        self.obj, self.sty, self.bg = (nn.Linear(192, len(names)) for names in heads.values())
+        self.body = Sequential(*[layer for pair in pairs for layer in _block(*pair)])
+        self.fc = Linear(WIDTHS[-1] * (SIDE // 2 ** len(WIDTHS)) ** 2, 192)
+        self.obj, self.sty, self.bg = (Linear(192, len(names)) for names in heads.values())
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of object, style and background for images "b 3 64 64" in 0..1."""
-        hidden = nn.functional.silu(self.fc(self.body(images * 2 - 1).flatten(1)))
+        hidden = silu(self.fc(self.body(images * 2 - 1).flatten(1)))
         return self.obj(hidden), self.sty(hidden), self.bg(hidden)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from safetensors.numpy import load_file
 
-from launch.workflow import new_node as node
+from commands.graph import new_node as node
 
 CHECKPOINT = "emoji-world.ckpt"
 QUICK = {"width": 64, "height": 64, "walk_steps": 4, "points_per_walk": 2, "walk_batch": 2, "pool": 4}

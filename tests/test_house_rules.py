@@ -34,6 +34,10 @@ HOST_MODULES = {
     "api_server",
     "main",
 }
+COMMANDS = sorted((ROOT / "commands").glob("*.py"))
+STARTERS = {"subprocess", "multiprocessing", "ctypes", "pty", "webbrowser"}
+"""Modules that start programs; the registry asks for none of them."""
+
 METHOD_TESTS = [
     ROOT / "tests" / f"{name}.py"
     for name in (
@@ -139,6 +143,13 @@ def test_nodes_import_nothing_of_launch_tests_and_playground(path):
     assert not imported & {"launch", "tests", "playground", "bench", "esd_pack"}
 
 
+@pytest.mark.parametrize("path", COMMANDS, ids=name_of)
+def test_commands_use_what_ships_and_what_the_host_brings_and_start_no_program(path):
+    shipped = {"commands", "playground", "esd_pack"} | TORCH_AND_FRIENDS | {"numpy", "PIL"} | HOST_MODULES
+    allowed = shipped | set(sys.stdlib_module_names) - STARTERS
+    assert {module for module, level in imports(path) if not level} <= allowed
+
+
 def test_no_function_is_long_and_most_are_short():
     found = {
         (name_of(path), name): lines for path in SOURCES if "tests" not in path.parts for name, lines in functions(path)
@@ -166,13 +177,13 @@ def test_nothing_prints_or_evaluates(path):
     assert not {call.id for call in calls if isinstance(call, ast.Name)} & {"print", "eval", "exec", "breakpoint"}
 
 
-@pytest.mark.parametrize("path", PACK, ids=name_of)
+@pytest.mark.parametrize("path", [*PACK, *COMMANDS], ids=name_of)
 def test_no_function_rebinds_a_module_s_name(path):
     tree = ast.parse(path.read_text("utf-8"))
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Global)]
 
 
-@pytest.mark.parametrize("path", PACK, ids=name_of)
+@pytest.mark.parametrize("path", [*PACK, *COMMANDS], ids=name_of)
 def test_everything_public_has_a_docstring(path):
     tree = ast.parse(path.read_text("utf-8"))
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)

@@ -90,4 +90,12 @@ def test_the_archive_has_what_the_workflows_load(archive):
 def test_the_archive_has_nothing_that_only_developers_need(archive):
     folders = {name.partition("/")[0] for name in archive}
     assert not folders & {"tests", "bench", "launch", ".ci", ".github", "run.py"}
-    assert not [name for name in archive if "judge" in name]
+    assert not [name for name in archive if name.startswith("playground/recipe/")]
+
+
+def test_the_archive_has_what_the_check_needs(archive):
+    parts = {path.relative_to(ROOT).as_posix() for path in (ROOT / "commands").glob("*.py")}
+    judge = {
+        f"playground/{name}" for name in ("__init__.py", "judge.py", "world.py", "judge.safetensors", "world.json")
+    }
+    assert "commands/check.py" in parts and parts | judge <= archive

@@ -21,7 +21,7 @@ from serving import (
 )
 from tried import tried
 
-from launch.workflow import new_node as node
+from commands.graph import new_node as node
 
 
 @pytest.fixture(scope="module")

@@ -46,6 +46,8 @@ class Live:
     begun: float = field(default_factory=time.monotonic)
     ended: float | None = None
     started: float = field(default_factory=time.monotonic)
+    device: str = ""
+    precision: str = ""
     memory_foretold: int = 0
     memory_peak: int | None = None
     sent: int = 0
@@ -71,6 +73,8 @@ class Live:
             "losses": [float(f"{loss:.5g}") for loss in self.losses[first:]],
             "seconds_left": max(self.passes_left, 0) / rate if running and rate else None,
             "passes_per_second": rate if running else None,
+            "device": self.device,
+            "precision": self.precision,
             "memory_foretold": self.memory_foretold,
             "memory_peak": self.memory_peak,
             "seconds": round((self.ended or time.monotonic()) - self.begun, 1),

@@ -43,8 +43,7 @@ Result = tuple[ErasedWeights, list[float]]
 
 def watched(job: Job, watch: Watch) -> Result:
     """Train, or take what the disk has of this very run; every ending is told to the page."""
-    foretold = job.plan.need.total
-    live = Live(watch.node, watch.workflow, job.plan.settings.steps, words=str(job.plan), memory_foretold=foretold)
+    live = _live(job, watch)
     shown = board()
     shown.begin(live)
     try:
@@ -59,6 +58,19 @@ def watched(job: Job, watch: Watch) -> Result:
     except Exception as error:
         shown.end(live, "failed", str(error) if isinstance(error, EsdError) else type(error).__name__)
         raise
+
+
+def _live(job: Job, watch: Watch) -> Live:
+    """A run at its beginning, as the page is told of it."""
+    return Live(
+        watch.node,
+        watch.workflow,
+        job.plan.settings.steps,
+        words=str(job.plan),
+        device=str(job.plan.device),
+        precision=str(job.denoiser.dtype).removeprefix("torch."),
+        memory_foretold=job.plan.need.total,
+    )
 
 
 def _kept(job: Job, watch: Watch, shown: Board, live: Live, folder: RunFolder) -> Result | None:

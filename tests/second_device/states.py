@@ -27,7 +27,8 @@ import torch  # noqa: E402
 from graphs import Graph, Remembering, slot  # noqa: E402
 from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
 
-from launch import base, inprocess  # noqa: E402
+from commands import inprocess  # noqa: E402
+from launch import base  # noqa: E402
 
 QUICK = {"width": 64, "height": 64, "walk_steps": 4, "points_per_walk": 2, "walk_batch": 2, "pool": 4, "steps": 2}
 KEPT = {"preview_every": 0, "snapshot_every": 0, "start": "start over"}

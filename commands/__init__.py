@@ -1,0 +1,1 @@
+"""What a user starts himself beside ComfyUI: `python commands/check.py`."""
