@@ -89,6 +89,7 @@ class World:
             loader = self.nodes.CheckpointLoaderSimple()
             self.model, self.real_clip, self.vae = loader.load_checkpoint(base.CHECKPOINT)
             self.clip = Remembering(self.real_clip)
+        self.as_loaded = self.bits()
 
     def module(self, name: str) -> Any:
         """A module of the pack as the host loaded it, such as `nodes.host.erase`."""
@@ -481,7 +482,7 @@ def run(world: World, name: str) -> dict[str, Any]:
         row = {"error": f"{type(error).__name__}: {error}"}
     row["seconds"] = round(time.monotonic() - begun, 2)
     world.clear()
-    return {**row, "left": second_device.allocated(), "weights": world.bits()}
+    return {**row, "left": second_device.allocated(), "changed": world.bits() != world.as_loaded}
 
 
 def main() -> None:
