@@ -72,6 +72,7 @@ def test_it_is_offered_placed_and_run(page, host):
     place(page)
     assert page.evaluate("() => window.app.graph.nodes[0].widgets.map(widget => widget.name)") == SHOWN
     page.evaluate(CONNECT, CHECKPOINT)
+    page.evaluate("() => window.app.canvas.deselectAll()")  # or only what was placed would be in view
     fit(page)
     page.evaluate(ENDED)
     page.evaluate("() => void window.app.queuePrompt(0, 1)")
