@@ -28,6 +28,7 @@ class Probe:
     def __init__(self, on: Subject, latent: int, checkpointing: bool = False, method: str = "esd-x") -> None:
         from esd_pack.esd.concepts import make_concept, prompts_of
         from esd_pack.esd.settings import Settings
+        from esd_pack.nodes.host import rehearsal
         from esd_pack.nodes.host.conditions import encode
         from esd_pack.nodes.host.erase import make_denoiser, make_plan
 
@@ -37,7 +38,9 @@ class Probe:
             plan = make_plan(on.model, settings)
             prompts = prompts_of([make_concept(CONCEPT)], [])
             self.conditions = encode(on.model, on.clip, prompts, plan.latent_shape, plan.device)
-        self.denoiser, self.plan, self.host = make_denoiser(on.model, plan, lambda samples: None), plan, on.model
+        self.denoiser, self.plan = make_denoiser(on.model, plan, lambda samples: None), plan
+        shapes = {name: tuple(t.shape) for name, t in self.conditions[CONCEPT].tensors.items()}
+        self.stage = rehearsal.stage(on.model, plan.names, plan.latent_shape, plan.device, plan.dtype, shapes)
         self.generator = torch.Generator().manual_seed(0)
 
     def walk(self, walks: int) -> Call:
@@ -62,15 +65,6 @@ class Probe:
         for parameter in self.denoiser.trainable.values():
             parameter.grad = None
         return call
-
-    @property
-    def trained_bytes(self) -> int:
-        """The student's weights, and so its gradients too."""
-        return sum(p.numel() * p.element_size() for p in self.denoiser.trainable.values())
-
-    def host_estimate(self, samples: int) -> int:
-        """What the host's own estimate says for a sampling pass."""
-        return int(self.host.model.memory_required([samples, *self.plan.latent_shape]))
 
     def _inputs(self, samples: int) -> tuple[Any, ...]:
         from esd_pack.esd.denoiser import stack

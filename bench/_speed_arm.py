@@ -122,7 +122,7 @@ class Run:
     def __init__(self, on: Subject, settings: Any) -> None:
         from esd_pack.esd.concepts import make_concept, prompts_of
         from esd_pack.nodes.host.conditions import encode
-        from esd_pack.nodes.host.erase import make_plan
+        from esd_pack.nodes.host.erase import fitted, make_plan
         from esd_pack.nodes.host.job import make_denoiser
 
         self.concept = make_concept(CONCEPT)
@@ -130,6 +130,7 @@ class Run:
             self.plan = make_plan(on.model, settings)
             prompts = prompts_of([self.concept], [])
             self.conditions = encode(on.model, on.clip, prompts, self.plan.latent_shape, self.plan.device)
+            self.plan = fitted(self.plan, on.model, self.conditions, [])
         self.denoiser = make_denoiser(on.model, self.plan, lambda samples: None)
 
     def train(self, report: Callable[[], bool] = lambda: False, warm: bool = False) -> None:

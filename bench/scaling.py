@@ -1,7 +1,7 @@
 """Time and memory against resolution, batch, number of concepts and points: `python run.py bench scaling`.
 
 `calls` are single network calls (one level of a walk, one training step) at three resolutions and several batches,
-with and without checkpointing; they also give the factors by which activations are estimated (nodes/host/memory.py).
+with and without checkpointing, beside what the node foretells of them (nodes/host/rehearsal.py).
 `concepts`, `points`, `batch` and `walks` are whole runs on the playground.  Repeats alternate; medians are given.
 """
 
@@ -24,13 +24,14 @@ PARTS = ("calls", "concepts", "points", "batch", "walks")
 def calls(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Each resolution without and with checkpointing at one sample, then batches at the smallest resolution."""
     on = subject(options.model, 0)
+    from esd_pack.nodes.host.rehearsal import sampling_bytes, training_bytes
+
     cases = [(latent, 1, 1, on_off) for latent in options.latents for on_off in (False, True)]
     least = min(options.latents)
     cases += [(least, batch, batch, on_off) for batch in options.batches for on_off in (False, True)]
     for latent, walks, batch, checkpointing in cases:
         probe = Probe(on, latent, checkpointing)
         walk, train = probe.walk(walks), probe.train(batch)
-        activations = train.bytes - probe.trained_bytes
         yield {
             "part": "calls",
             "model": options.model,
@@ -40,9 +41,9 @@ def calls(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             "seconds_walk_level": walk.seconds,
             "seconds_training_step": train.seconds,
             "walk_bytes": walk.bytes,
-            "activation_bytes": activations,
-            "walk_factor": walk.bytes / probe.host_estimate(2 * walks),
-            "training_factor": activations / probe.host_estimate(batch),
+            "training_bytes": train.bytes,
+            "walk_foretold": sampling_bytes(probe.stage, 2 * walks),
+            "training_foretold": training_bytes(probe.stage, batch, checkpointing),
         }
 
 

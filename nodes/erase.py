@@ -268,7 +268,8 @@ def _training_inputs() -> list[io.Input]:
             tooltip="Precision of the network while training. The trained weights and the loss are fp32 "
             "whatever you choose.",
         ),
-        io.Boolean.Input(
+        advanced(
+            io.Boolean.Input,
             "deterministic",
             default=DEFAULT.deterministic,
             optional=True,

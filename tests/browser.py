@@ -27,6 +27,9 @@ localStorage.setItem('vueNodesBannerDismissed', 'true');
 localStorage.setItem('comfy.vueNodesMigration.dismissed', 'true');
 """
 
+MORE = ("[data-testid=error-overlay-see-errors]", "[data-testid^=error-group] button:has([class*=--info])")
+"""Buttons to the panel of errors, and to an error's own words in it."""
+
 
 @contextlib.contextmanager
 def page_at(url: str, size: tuple[int, int] = (1600, 1000)) -> Iterator[Page]:
@@ -77,6 +80,23 @@ def as_prompt(page: Page) -> dict[str, Any]:
 def press_run(page: Page) -> None:
     """Press the Run button; the test id is on it, or on what is around it."""
     page.locator("button[data-testid=queue-button], [data-testid=queue-button] button").first.click()
+
+
+def failure(page: Page, words: str, seconds: int = 120) -> str:
+    """What the page says of a prompt that failed, in a dialog or in its panel of errors, once these words are in it."""
+    said = ""
+    for _ in range(2 * seconds):
+        for more in (
+            "[data-testid=error-overlay-see-errors]",
+            "[data-testid^=error-group] button:has([class*=--info])",
+        ):
+            if page.locator(more).count() and words not in said:
+                page.locator(more).first.click()
+        page.wait_for_timeout(500)
+        said = "\n".join(page.locator(".p-dialog, [data-testid^=error-group]").all_inner_texts())
+        if words in said:
+            break
+    return said
 
 
 def wait_image(page: Page, node_id: int, seconds: float = 120) -> list[Any]:

@@ -40,6 +40,8 @@ def erasing(*concepts: str, **values: Any) -> tuple[list[Any], list[Any]]:
 def put(page: Any, graph: tuple[list[Any], list[Any]], vue: bool = False) -> list[int]:
     """Open a graph as a workflow of its own; the ids of its Erase nodes."""
     page.evaluate("on => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", vue)
+    page.evaluate("() => app.canvas.setGraph(app.rootGraph ?? app.graph)")  # out of a subgraph, if one is open
+    page.wait_for_timeout(300)  # the page notes where it is
     page.evaluate(MAKE, list(graph))
     as_json = "id => JSON.stringify({...window.app.graph.serialize(), id})"
     browser.load(page, json.loads(page.evaluate(as_json, str(uuid4()))))

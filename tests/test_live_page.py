@@ -79,6 +79,11 @@ def test_followed_reloaded_and_finished(page, host, vue):
     assert not any("live" in node["inputs"] for node in prompt.values())
 
 
+def notes(page, words):
+    """The messages in the corner that say so."""
+    return page.locator("[data-testid=toast], .p-toast-message").filter(has_text=words)
+
+
 TELL = """async ([ours, run, before]) => (await import(`${ours}notice.js`)).tellOfEnd(run, before)"""
 
 
@@ -89,9 +94,9 @@ def test_the_end_of_a_long_run_is_told(page):
     quiet = [({**run, "seconds": 59}, on), ({**run, "state": "stopped"}, on), (run, None), (run, run)]
     for each, before in [*quiet, (run, on), ({**run, "state": "failed"}, on)]:
         page.evaluate(TELL, [ours, each, before])
-    page.get_by_text("finished at step 7 of 9, after 3 min. <b>words</b>").wait_for()
-    page.get_by_text("failed at step 7 of 9, after 3 min. <b>words</b>").wait_for()
-    assert page.get_by_text("ESD Erase Concept", exact=True).count() == 2
+    for state in ("finished", "failed"):
+        notes(page, f"{state} at step 7 of 9, after 3 min. <b>words</b>").wait_for()
+    assert notes(page, "ESD Erase Concept").count() == 2
 
 
 def test_nothing_to_finish_is_said(page):
@@ -99,4 +104,4 @@ def test_nothing_to_finish_is_said(page):
     page.reload()
     browser.ready(page)
     page.evaluate(FINISH)
-    page.get_by_text("There is no run to finish.").wait_for()
+    notes(page, "There is no run to finish.").wait_for()

@@ -58,7 +58,7 @@ BOXES = """() => window.app.graph.nodes.map(n => {
             right: n.pos[0] + Math.max(n.size[0], least[0]), bottom: n.pos[1] + Math.max(n.size[1], least[1])};
 })"""
 SAID = """type => window.app.graph.nodes.filter(n => n.type === type)
-    .map(n => n.widgets.find(w => w.name.includes('text-preview'))?.value ?? '')"""
+    .map(n => n.widgets.find(w => w.name === 'said')?.element.textContent ?? '')"""
 THUMBNAIL = """([card, width]) => {
     while (card && !card.querySelector('img')) card = card.parentElement;
     const picture = card?.querySelector('img');

@@ -59,7 +59,7 @@ def test_rarely_used_inputs_are_marked_where_the_host_folds_them(comfy, object_i
         assert marked == wanted
 
 
-@pytest.mark.parametrize("server", [None, types.SimpleNamespace(), types.SimpleNamespace(routes=None)])
+@pytest.mark.parametrize("server", [None, types.SimpleNamespace()])
 def test_a_process_without_routes_gets_none(node_classes, monkeypatch, server):
     live = module("host.live")
     monkeypatch.setattr(live.PromptServer, "instance", server)

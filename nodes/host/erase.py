@@ -26,12 +26,12 @@ from .interrupt import Progress
 from .job import Job, Plan, make_denoiser
 from .loaded import take_back_layers
 from .memory import LESS, estimate, gb, require, roomy
-from .network import require_own_network, require_visible, weights_of
+from .network import compute_dtype, require_own_network, require_visible, weights_of
 from .numerics import training_numerics
 from .oom import shortage_said
 from .preview import preview_bytes
 from .provenance import origin_of
-from .rehearsal import Rehearsal
+from .rehearsal import stage
 from .watch import Watch, watched
 
 log = logging.getLogger("esd")
@@ -107,11 +107,11 @@ def fitted(plan: Plan, model: Any, conditions: Mapping[str, Condition], keeps: S
     """
     longest = max(conditions.values(), key=lambda each: sum(t.numel() for t in each.tensors.values()))
     shapes = {name: tuple(t.shape) for name, t in longest.tensors.items()}
-    rehearsal = Rehearsal(model, plan.names, plan.latent_shape, plan.device, plan.dtype, shapes)
+    on = stage(model, plan.names, plan.latent_shape, plan.device, plan.dtype, shapes)
     preview = preview_bytes(vae, plan.latent_shape, plan.device)
     choices = (False, True) if plan.settings.checkpointing == "auto" else (plan.checkpointing,)
     for checkpointing in choices:
-        need = estimate(rehearsal, plan.settings, plan.device, checkpointing, streams_of(keeps))
+        need = estimate(on, plan.settings, plan.device, checkpointing, streams_of(keeps))
         need, free = roomy(replace(need, preview=preview), model, plan.device, plan.dtype)
         if need.total <= free:
             break
@@ -121,12 +121,16 @@ def fitted(plan: Plan, model: Any, conditions: Mapping[str, Condition], keeps: S
 
 
 def _dtype(precision: str, model: Any, device: torch.device) -> torch.dtype:
-    """The network's compute precision; the trained weights and the loss are float32 in any case."""
+    """The network's compute precision; the trained weights and the loss are float32 in any case.
+
+    A float16 MODEL trains in float16 with a scaled loss where the device computes in it: of all half precisions that
+    comes nearest to float32 (bench/precision.py), and the MODEL's loaded weights need not be copied.
+    """
     named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if precision in named:
         return named[precision]
     stored: torch.dtype = model.model.diffusion_model.dtype
-    if stored is torch.float16:  # gradients of 1e-8 vanish in fp16, so it is never chosen by itself
+    if stored is torch.float16 and compute_dtype(stored, device) is not stored:
         return torch.bfloat16 if comfy.model_management.should_use_bf16(device) else torch.float32
     return stored
 

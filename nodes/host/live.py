@@ -147,13 +147,10 @@ def board() -> Board:
 
 
 def add_routes() -> None:
-    """GET /esd/runs for a page that was reloaded, POST /esd/runs/ID/finish for its button, and no more below /esd.
-
-    A process of the host that serves no page has no routes to add to.
-    """
-    server = getattr(PromptServer, "instance", None)
-    if getattr(server, "routes", None) is None or hasattr(server, "esd_routes"):
-        return
+    """GET /esd/runs for a page that was reloaded, POST /esd/runs/ID/finish for its button, and no more below /esd."""
+    server: Any = getattr(PromptServer, "instance", None)
+    if not hasattr(server, "routes") or hasattr(server, "esd_routes"):
+        return  # a process of nodes alone has no routes
     server.esd_routes = True
 
     @server.routes.get("/esd/runs")

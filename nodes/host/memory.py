@@ -13,7 +13,7 @@ from ...esd.errors import EsdError
 from ...esd.settings import Settings
 from .denoiser import samples_together
 from .loaded import make_room
-from .rehearsal import Rehearsal
+from .rehearsal import Stage, sampling_bytes, training_bytes
 from .weights import seen_weights
 
 OPTIMIZER_BYTES: dict[str, Callable[[tuple[int, ...]], float]] = {
@@ -64,14 +64,12 @@ class Need:
         )
 
 
-def estimate(
-    rehearsal: Rehearsal, settings: Settings, device: torch.device, checkpointing: bool, streams: int = 1
-) -> Need:
+def estimate(on: Stage, settings: Settings, device: torch.device, checkpointing: bool, streams: int = 1) -> Need:
     """What a run with these settings takes on the device beside copied weights; keeps are a second stream."""
-    shapes = [tuple(t.shape) for t in rehearsal.denoiser.trainable.values()]
+    shapes = [shape for name, shape in on.weights if name in set(on.names)]
     prompts = 3 if settings.source == "student" else 2  # of a walk, or of its targets
-    together = min(prompts * settings.walk_batch, samples_together(rehearsal.denoiser.latent_shape, device))
-    called = (rehearsal.training(streams * settings.batch_size, checkpointing), rehearsal.sampling(together))
+    together = min(prompts * settings.walk_batch, samples_together(on.latent, device))
+    called = (training_bytes(on, streams * settings.batch_size, checkpointing), sampling_bytes(on, together))
     state = sum(map(OPTIMIZER_BYTES[settings.optimizer], shapes))
     kept = 8 if settings.accumulate > 1 else 4  # gradients outlive a call only where they are added up
     return Need(student=kept * sum(map(math.prod, shapes)) + int(state), activations=max(called))

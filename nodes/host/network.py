@@ -22,7 +22,7 @@ def private_network(model: Any, device: torch.device, dtype: torch.dtype) -> nn.
     A weight that is unpatched and already of that device and dtype shares the host's memory, so only what differs
     is copied; nothing here ever writes to a weight.  Call it outside inference mode.
     """
-    network = empty_network(model, device, dtype)
+    network = empty_network(*kind_of(model), dtype, compute_dtype(dtype, device))
     fill(network, {name: weight.on(device, dtype) for name, weight in seen_weights(model).items()})
     left = [name for name, tensor in network.named_buffers() if tensor.is_meta]
     if left:  # loading does not reach buffers that are no part of the state
@@ -30,13 +30,19 @@ def private_network(model: Any, device: torch.device, dtype: torch.dtype) -> nn.
     return network.requires_grad_(False).eval()
 
 
-def empty_network(model: Any, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """A network of the MODEL's kind without values, whose layers compute as they must on that device."""
-    config = {**model.model.model_config.unet_config, "dtype": dtype, "device": "meta"}
-    config.pop("disable_unet_model_creation", None)
-    casting = compute_dtype(dtype, device) is not dtype
-    operations = comfy.ops.manual_cast if casting else comfy.ops.disable_weight_init
-    network: nn.Module = type(model.model.diffusion_model)(**config, operations=operations)
+def kind_of(model: Any) -> tuple[type, Mapping[str, Any]]:
+    """The class of the MODEL's network, and what it is made with."""
+    config = model.model.model_config.unet_config
+    return type(model.model.diffusion_model), {k: v for k, v in config.items() if k not in _NOT_OF_THE_NETWORK}
+
+
+_NOT_OF_THE_NETWORK = ("disable_unet_model_creation", "dtype", "device")
+
+
+def empty_network(kind: type, config: Mapping[str, Any], stored: torch.dtype, computed: torch.dtype) -> nn.Module:
+    """A network without values on the meta device, whose layers cast weights where they compute in another dtype."""
+    operations = comfy.ops.disable_weight_init if computed is stored else comfy.ops.manual_cast
+    network: nn.Module = kind(**config, dtype=stored, device="meta", operations=operations)
     return network
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from ...esd.denoiser import Condition
 from .denoiser import HostDenoiser
-from .network import compute_dtype, empty_network, fill
+from .network import compute_dtype, empty_network, fill, kind_of
 from .weights import seen_weights
 
 META = torch.device("meta")
@@ -24,60 +25,90 @@ FUSED_ATTENTION = ("cpu", "cuda", "xpu")
 """Devices whose attention keeps no matrix of all pairs for backward; elsewhere (MPS, DirectML) PyTorch keeps it."""
 
 
-class Rehearsal:
-    """A run's network calls on the meta device; a figure is the most bytes that live at once beyond the weights."""
+@dataclass(frozen=True)
+class Stage:
+    """All that the memory of a run's network calls depends on, whatever the values: equal ones are rehearsed once."""
 
-    @torch.inference_mode(False)
-    def __init__(
-        self,
-        model: Any,
-        names: Sequence[str],
-        latent: tuple[int, ...],
-        device: torch.device,
-        dtype: torch.dtype,
-        condition: Mapping[str, tuple[int, ...]],
-    ) -> None:
-        """`device` and `dtype` are those of the run, `condition` the shapes of one prompt's tensors ("1 ...")."""
-        network = empty_network(model, device, dtype)
-        shapes = {name: weight.shape for name, weight in seen_weights(model).items()}
-        state = {name: torch.empty(shape, dtype=dtype, device=META) for name, shape in shapes.items()}
-        fill(network, state)
+    kind: type
+    config: Mapping[str, Any] = field(compare=False)
+    described: str
+    weights: tuple[tuple[str, tuple[int, ...]], ...]
+    names: tuple[str, ...]
+    latent: tuple[int, ...]
+    device: str
+    stored: torch.dtype
+    computed: torch.dtype
+    condition: tuple[tuple[str, tuple[int, ...]], ...]
+
+    def denoiser(self) -> HostDenoiser:
+        """One without values; outside inference mode."""
+        network = empty_network(self.kind, self.config, self.stored, self.computed)
+        fill(network, {name: torch.empty(shape, dtype=self.stored, device=META) for name, shape in self.weights})
         network.requires_grad_(False).eval()
-        sampling = copy.deepcopy(model.get_model_object("model_sampling")).to(META)
-        self.denoiser = HostDenoiser(
-            network, sampling, names, latent, META, compute_dtype(dtype, device), lambda samples: None
-        )
-        if device.type in FUSED_ATTENTION:  # else PyTorch's formula, which is all that the meta device has
-            self.denoiser.attention = _fused_attention
-        self.condition = condition
+        made = HostDenoiser(network, _Scaled(), self.names, self.latent, META, self.computed, lambda samples: None)
+        if self.device in FUSED_ATTENTION:  # else PyTorch's formula, which is all that the meta device has
+            made.attention = _fused_attention
+        return made
 
-    def training(self, samples: int, checkpointing: bool) -> int:
-        """Forward and backward of the student with its casts and gradients."""
-        self.denoiser.checkpointing = checkpointing
+    def inputs(self, samples: int) -> tuple[Tensor, Tensor, Condition]:
+        """x, sigma and conditions of so many samples."""
+        tensors = {name: torch.empty((samples, *shape[1:]), device=META) for name, shape in self.condition}
+        return torch.empty((samples, *self.latent), device=META), torch.ones(samples, device=META), Condition(tensors)
+
+
+def stage(
+    model: Any,
+    names: Sequence[str],
+    latent: tuple[int, ...],
+    device: torch.device,
+    dtype: torch.dtype,
+    condition: Mapping[str, tuple[int, ...]],
+) -> Stage:
+    """`device` and `dtype` are those of the run, `condition` the shapes of one prompt's tensors ("1 ...")."""
+    kind, config = kind_of(model)
+    weights = tuple((name, weight.shape) for name, weight in seen_weights(model).items())
+    told, computed = tuple(sorted(condition.items())), compute_dtype(dtype, device)
+    return Stage(kind, config, repr(config), weights, tuple(names), tuple(latent), device.type, dtype, computed, told)
+
+
+@lru_cache(maxsize=64)
+def training_bytes(on: Stage, samples: int, checkpointing: bool) -> int:
+    """The most bytes beyond the weights at once in the student's forward and backward, casts and gradients included."""
+    with torch.inference_mode(False), torch.enable_grad():
+        denoiser = on.denoiser()
+        denoiser.checkpointing = checkpointing
 
         def both_ways() -> None:
-            with torch.enable_grad(), self.denoiser.student():
-                self.denoiser.predict(*self._inputs(samples)).square().mean().backward()
+            with denoiser.student():
+                denoiser.predict(*on.inputs(samples)).square().mean().backward()
 
-        try:
-            return self._most(both_ways)
-        finally:
-            for parameter in self.denoiser.trainable.values():
-                parameter.grad = None
+        return _most(both_ways)
 
-    def sampling(self, samples: int) -> int:
-        """One call without gradients."""
-        return self._most(torch.no_grad()(lambda: self.denoiser.predict(*self._inputs(samples))))
 
-    def _most(self, call: Callable[[], object]) -> int:
-        with torch.inference_mode(False), _Live() as live:
-            call()
-        return live.most
+@lru_cache(maxsize=64)
+def sampling_bytes(on: Stage, samples: int) -> int:
+    """The same of one call without gradients."""
+    with torch.inference_mode(False), torch.no_grad():
+        denoiser = on.denoiser()
+        return _most(lambda: denoiser.predict(*on.inputs(samples)))
 
-    def _inputs(self, samples: int) -> tuple[Tensor, Tensor, Condition]:
-        tensors = {n: torch.empty((samples, *shape[1:]), device=META) for n, shape in self.condition.items()}
-        x = torch.empty((samples, *self.denoiser.latent_shape), device=META)
-        return x, torch.ones(samples, device=META), Condition(tensors)
+
+def _most(call: Callable[[], object]) -> int:
+    with _Live() as live:
+        call()
+    return live.most
+
+
+class _Scaled:
+    """A schedule's part in a call: shapes stay."""
+
+    def calculate_input(self, sigma: Tensor, x: Tensor) -> Tensor:
+        """x as the network takes it."""
+        return x * sigma[:, None, None, None]
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        """As the network takes it."""
+        return sigma
 
 
 class _Live(TorchDispatchMode):
