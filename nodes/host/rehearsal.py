@@ -114,10 +114,10 @@ class _Scaled:
 class _Live(TorchDispatchMode):
     """Counts the bytes of the storages that live, from when an operator makes them until nothing holds them."""
 
-    def __enter__(self) -> Any:
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.most = 0
         self.known: set[int] = set()
-        return super().__enter__()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         before = {_storage(t)._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
