@@ -135,7 +135,7 @@ def board() -> Board:
 
 def add_routes() -> None:
     """GET /esd/runs for a page that was reloaded, POST /esd/runs/ID/finish for its button, and no more below /esd."""
-    server = getattr(PromptServer, "instance", None)
+    server: Any = getattr(PromptServer, "instance", None)
     if not hasattr(server, "routes") or hasattr(server, "esd_routes"):
         return  # a process of nodes alone has no routes
     server.esd_routes = True
