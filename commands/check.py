@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 if __name__ == "__main__":  # this file's folder is not where its package is found
     HERE = Path(os.path.abspath(__file__)).parent
@@ -83,16 +84,18 @@ def require_packages() -> None:
 def greeted(server: Address) -> Json:
     """What the server says about itself; raises ServerError where none answers or the pack is not in it."""
     try:
-        stats = server.get("/system_stats")
-        known, runs = server.get("/object_info/ESDErase"), server.get("/esd/runs") if stats["system"] else {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        stats = dict(server.get("/system_stats"))
+        if not (stats["devices"] and stats["system"]["argv"]):
+            raise ValueError("this is not what ComfyUI answers")
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise ServerError(
-            f"No ComfyUI with this pack answers at {server.url}: start ComfyUI as always and run the command again "
-            "(--url ADDRESS where it is elsewhere)."
+            f"No ComfyUI answers at {server.url}: start ComfyUI as always and run the command again (--url ADDRESS "
+            "where it is elsewhere)."
         ) from error
-    if not known or "runs" not in runs:
-        raise ServerError(f"The ComfyUI at {server.url} has not loaded this pack: look at what it said as it started.")
-    return dict(stats)
+    with contextlib.suppress(HTTPError):  # it does not know the pack's route
+        if server.get("/object_info/ESDErase") and "runs" in server.get("/esd/runs"):
+            return stats
+    raise ServerError(f"The ComfyUI at {server.url} has not loaded this pack: look at what it said as it started.")
 
 
 def about(stats: Json, recipe: Recipe) -> Json:

@@ -110,7 +110,7 @@ class Watcher:
         """Ask once."""
         found = [run for run in self.server.get("/esd/runs")["runs"] if run["workflow"] == self.workflow]
         if found:
-            names = ("device", "precision", "memory_foretold", "memory_peak", "seconds", "words", "step")
+            names = ("device", "stored", "precision", "memory_foretold", "memory_peak", "seconds", "words", "step")
             self.run = {name: found[0].get(name) for name in names}
         self.memory.again()
         if time.monotonic() - self.told > 10:

@@ -9,9 +9,11 @@ from typing import Any
 
 Json = dict[str, Any]
 
-EXACT = "float32"
+EXACT, UNROUNDED = "float32", ("float32", "float16")
+"""A run in fp32 is exact where the host's MODEL has the file's own weights: they are fp16, and bfloat16 rounds them."""
+
 LEAST_COSINE = {True: 0.99, False: 0.8}
-"""By whether the device trains in fp32. There only the order of sums differs, and what a device rounds by itself
+"""By whether the run is exact. There only the order of sums differs, and what a device rounds by itself
 (TF32). Half precision turns the signs of small gradients, of each of which Adam makes a whole step: bfloat16 that is
 simulated on a CPU gives 0.91, while the same run from another seed gives 0.63."""
 
@@ -54,11 +56,9 @@ def _same_pack(figures: Json) -> Iterator[Finding]:
 
 def _run(name: str, run: Json, device: Json) -> Iterator[Finding]:
     kind = str(run["device"]).partition(":")[0]
-    yield Finding(
-        f"{name}: trained on", f"{run['device']} in {run['precision']}", device["type"], kind == device["type"]
-    )
+    yield Finding(f"{name}: trained on", f"{run['device']}, {run['precision']}", device["type"], kind == device["type"])
     if "cosine" in run:
-        exact = run["precision"] == EXACT
+        exact = run["precision"] == EXACT and run["stored"] in UNROUNDED
         yield _cosine(name, run["cosine"], LEAST_COSINE[exact])
         yield _length(name, run["length"], LENGTH_OFF[exact])
     yield _memory(name, run["memory_foretold"], run["memory_peak"])

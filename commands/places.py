@@ -96,7 +96,9 @@ class Leavings:
         with contextlib.suppress(OSError):
             (folder / name).unlink()
             self._remove_runs(folder / "esd" / "runs")
-            (folder / FOLDER).rmdir()
+            for emptied in (FOLDER, "esd/runs", "esd"):
+                with contextlib.suppress(OSError):  # a user's files are in it
+                    (folder / emptied).rmdir()
         return not (folder / name).exists()
 
     def _remove_runs(self, runs: Path) -> None:

@@ -34,8 +34,8 @@ def figures() -> dict[str, Any]:
         "errors": {},
         "same": {"pack": {"here": "1.2.3", "server": "1.2.3"}, "base file": {"here": "ab", "server": "ab"}},
         "runs": {
-            check.AUTO: {**run, "precision": "bfloat16", "cosine": 0.9, "length": 0.96},
-            check.FP32: {**run, "precision": "float32", "cosine": 0.9999, "length": 1.001},
+            check.AUTO: {**run, "precision": "bfloat16", "cosine": 0.9, "length": 0.96, "stored": "float16"},
+            check.FP32: {**run, "precision": "float32", "cosine": 0.9999, "length": 1.001, "stored": "float16"},
         },
         "cpu": {"seconds": 9.0},
         "judged": {"erased": {"before": 16, "after": 1, "of": 16}, "kept": {"before": 24, "after": 23, "of": 24}},
@@ -120,6 +120,14 @@ def test_a_cpu_is_told_apart(figures):
         run |= {"device": "cpu", "memory_peak": None}
     good, sentence = verdict_of(figures)
     assert good and "uses no GPU" in sentence
+
+
+def test_a_host_that_rounds_the_weights_is_measured_as_half_precision(figures):
+    """A MODEL in bfloat16 is another one already, whatever it is trained in."""
+    figures["runs"][check.FP32] |= {"cosine": 0.9}
+    assert not verdict_of(figures)[0]
+    figures["runs"][check.FP32] |= {"stored": "bfloat16"}
+    assert verdict_of(figures)[0]
 
 
 def test_comparing():

@@ -20,8 +20,8 @@ NO_ONE = "0" * 32
 FIELDS = {
     "id": str, "node": str, "workflow": str, "state": str, "words": str, "step": int, "total": int, "first": int,
     "losses": list, "seconds_left": (float, int, type(None)), "passes_per_second": (float, int, type(None)),
-    "seconds": float, "previews": list, "device": str, "precision": str, "memory_foretold": int,
-    "memory_peak": (int, type(None)),
+    "seconds": float, "previews": list, "device": str, "stored": str, "precision": str,
+    "memory_foretold": int, "memory_peak": (int, type(None)),
 }  # fmt: skip
 
 

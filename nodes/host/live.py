@@ -47,6 +47,7 @@ class Live:
     ended: float | None = None
     started: float = field(default_factory=time.monotonic)
     device: str = ""
+    stored: str = ""
     precision: str = ""
     memory_foretold: int = 0
     memory_peak: int | None = None
@@ -74,6 +75,7 @@ class Live:
             "seconds_left": max(self.passes_left, 0) / rate if running and rate else None,
             "passes_per_second": rate if running else None,
             "device": self.device,
+            "stored": self.stored,
             "precision": self.precision,
             "memory_foretold": self.memory_foretold,
             "memory_peak": self.memory_peak,

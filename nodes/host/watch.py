@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
+import torch
 
 from ...esd.errors import EsdError
 from ...esd.train import Step
@@ -68,9 +69,19 @@ def _live(job: Job, watch: Watch) -> Live:
         job.plan.settings.steps,
         words=str(job.plan),
         device=str(job.plan.device),
-        precision=str(job.denoiser.dtype).removeprefix("torch."),
+        stored=_name(job.model.model.diffusion_model.dtype),
+        precision=_precision(job.plan.dtype, job.denoiser.dtype),
         memory_foretold=job.plan.need.total,
     )
+
+
+def _precision(stored: torch.dtype, computed: torch.dtype) -> str:
+    """What the run's weights are in, and what its layers compute in where that is something else."""
+    return _name(stored) if stored is computed else f"{_name(stored)}, computed in {_name(computed)}"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _kept(job: Job, watch: Watch, shown: Board, live: Live, folder: RunFolder) -> Result | None:
