@@ -94,7 +94,8 @@ def sampling_bytes(on: Stage, samples: int) -> int:
 
 
 def _most(call: Callable[[], object]) -> int:
-    with _Live() as live:
+    live = _Live()
+    with live:
         call()
     return live.most
 
