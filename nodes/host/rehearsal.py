@@ -94,7 +94,8 @@ def sampling_bytes(on: Stage, samples: int) -> int:
 
 
 def _most(call: Callable[[], object]) -> int:
-    with _Live() as live:
+    live = _Live()
+    with live:
         call()
     return live.most
 
@@ -114,10 +115,10 @@ class _Scaled:
 class _Live(TorchDispatchMode):
     """Counts the bytes of the storages that live, from when an operator makes them until nothing holds them."""
 
-    def __enter__(self) -> Any:
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.most = 0
         self.known: set[int] = set()
-        return super().__enter__()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         before = {_storage(t)._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
