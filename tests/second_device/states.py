@@ -80,7 +80,7 @@ class World:
 
         server.PromptServer(asyncio.new_event_loop())
         assert asyncio.run(nodes.load_custom_node(str(ROOT)))
-        self.nodes, self.output, self.foretold, self.begun = nodes, folder / arm / "output", 0, 0
+        self.nodes, self.output, self.need, self.begun = nodes, folder / arm / "output", None, 0
         self.load()
 
     def load(self) -> None:
@@ -112,7 +112,7 @@ class World:
 
         def note(*args: Any) -> Any:
             plan = fitted(*args)
-            self.foretold, self.begun = plan.need.total, second_device.allocated()
+            self.need, self.begun = plan.need, second_device.allocated()
             second_device.peak(reset=True)
             return plan
 
@@ -238,7 +238,29 @@ def _(world: World) -> Any:
 
 @state("a KSampler before, on the same MODEL")
 def _(world: World) -> Any:
-    return world.drawn(), world.erase().weights.differences, world.drawn()
+    before, erased = world.drawn(), world.erase()
+    if world.gpu is not None and world.driver is None:  # its loaded weights are shared, so it is not sent away
+        loaded = [each.model for each in world.management.current_loaded_models]
+        assert any(model is not None and world.model.is_clone(model) for model in loaded) and not world.need.copies
+    return before, erased.weights.differences, world.drawn()
+
+
+@state("another MODEL on the device, with room for both and without")
+def _(world: World) -> Any:
+    with torch.inference_mode():
+        other = world.nodes.CheckpointLoaderSimple().load_checkpoint(base.CHECKPOINT)[0]
+    found = []
+    for room in (2**40, None):
+        drawn = world.drawn(other)
+        if world.gpu is not None and room is None:
+            world.gpu.total = second_device.allocated() + 64 * 2**20
+        found += [drawn, world.erase().weights.differences]
+        if world.gpu is not None:
+            world.gpu.total = 24 * 2**30
+            loaded = [each.model for each in world.management.current_loaded_models]
+            kept = sum(m.loaded_size() for m in loaded if m is not None and other.is_clone(m))
+            assert world.driver or (kept > 100 * 2**20) is (room is not None), kept
+    return tuple(found)
 
 
 @state("a LoRA on the MODEL")
@@ -487,7 +509,7 @@ def run(world: World, name: str) -> dict[str, Any]:
             given = STATES[name](world)
             row = {"digest": digest(*given) if isinstance(given, tuple) else digest(given)}
             del given
-            row |= {"peak": second_device.peak() - world.begun, "foretold": world.foretold}
+            row |= {"peak": second_device.peak() - world.begun, "foretold": world.need.total if world.need else 0}
             row["model drawn"] = digest(world.drawn())
     except Exception as error:  # noqa: BLE001 - the row says it, and the test fails
         row = {"error": f"{type(error).__name__}: {error}"}
