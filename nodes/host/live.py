@@ -124,7 +124,7 @@ class Board:
 
 def board() -> Board:
     """This server's board; made with its first use."""
-    server = getattr(PromptServer, "instance", None)
+    server: Any = getattr(PromptServer, "instance", None)
     if not hasattr(server, "send_sync"):
         return Board(None)
     if not hasattr(server, "esd_board"):
