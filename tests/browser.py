@@ -133,6 +133,7 @@ def click_tab(page: Page, back: int) -> None:
     """Go to the workflow whose tab is so many before the last one."""
     tabs = page.locator(".workflow-tab")
     tabs.nth(tabs.count() - 1 - back).click()
+    page.mouse.move(700, 500)  # or a preview of the tab opens
 
 
 def open_template(page: Page, pack: str, workflow: str) -> Any:
