@@ -149,9 +149,10 @@ class World:
             return digest({name: t.detach().cpu() for name, t in self.model.model_state_dict().items()})
 
     def clear(self) -> None:
-        """What the host does at the end of a node and of a prompt, and nothing loaded."""
+        """What the host does at the end of a node and of a prompt, and nothing loaded, on neither device."""
         self.module("nodes.host.loaded").end_streaming()
         self.management.unload_all_models()
+        self.management.free_memory(1e30, torch.device("cpu"))
         gc.collect()
 
     @contextmanager
