@@ -10,6 +10,7 @@ import gc
 import hashlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -377,6 +378,7 @@ def _(world: World) -> Any:
             raise Stop
         return step(*args)
 
+    shutil.rmtree(world.output / "esd" / "runs", ignore_errors=True)  # or an earlier residency's result would do
     with suppress(Stop), world.set(train, "gradients", failing):
         world.erase(watch=world.watch(start="resume"))
     (snapshot,) = (world.output / "esd" / "runs").glob("*/snapshot.esd")
