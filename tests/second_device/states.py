@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +149,14 @@ class World:
         with torch.inference_mode():
             return digest({name: t.detach().cpu() for name, t in self.model.model_state_dict().items()})
 
+    def eager_layers(self) -> AbstractContextManager[None]:
+        """Networks that have weights as soon as they are made, under DynamicVRAM too."""
+        if self.driver is None:
+            return nullcontext()
+        import comfy.memory_management
+
+        return self.set(comfy.memory_management, "aimdo_enabled", False)
+
     def clear(self) -> None:
         """What the host does at the end of a node and of a prompt, and nothing loaded, on neither device."""
         self.module("nodes.host.loaded").end_streaming()
@@ -211,7 +219,7 @@ def family(words: str, row: str) -> None:
         import comfy.sd
         from test_families import ROWS
 
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), world.eager_layers():
             state = {name: t.clone() for name, t in ROWS[row].state().items()}
         model = comfy.sd.load_diffusion_model_state_dict(state)
         return dict(world.erase(model, ROWS[row].text, width=128, height=128, steps=2).weights.differences)
