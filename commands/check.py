@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import os
 import platform
 import sys
@@ -26,6 +27,8 @@ from commands.recipe import SEED, Recipe  # noqa: E402
 from commands.talk import Address, ServerError  # noqa: E402
 
 Json = dict[str, Any]
+
+log = logging.getLogger("esd.check")
 
 URL = "http://127.0.0.1:8188"
 NEEDED = ("torch", "safetensors", "numpy", "PIL", "aiohttp")
@@ -165,7 +168,7 @@ def on_cpu(host: Path, recipe: Recipe, figures: Json, differences: dict[str, Any
 @contextlib.contextmanager
 def noted(where: str, figures: Json) -> Iterator[None]:
     """Say what begins; an error in it becomes a part of the report, which is worth most then."""
-    print(f"Erasing {where} ...", file=sys.stderr, flush=True)
+    log.info("Erasing %s ...", where)
     try:
         yield
     except Exception as error:  # noqa: BLE001 - a host may raise anything
@@ -183,7 +186,9 @@ def tell(text: str, target: Path | None) -> None:
 
 
 def main(work: Callable[[], int]) -> int:
-    """Do the work; what keeps it from beginning is one sentence and an exit code of 1."""
+    """Do the work, telling its progress; what keeps it from beginning is one sentence and an exit code of 1."""
+    log.setLevel(logging.INFO)
+    log.handlers, log.propagate = [logging.StreamHandler()], False  # on the terminal, whatever the host's own log does
     try:
         return work()
     except KeyboardInterrupt:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
+import logging
 import random
-import sys
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Json = dict[str, Any]
+
+log = logging.getLogger("esd.check")
 
 
 @dataclass
@@ -115,7 +117,7 @@ class Watcher:
         self.memory.again()
         if time.monotonic() - self.told > 10:
             self.told = time.monotonic()
-            _say(f"    {self.told - self.start:.0f} s, {self._stage(found)}")
+            log.info("    %.0f s, %s", self.told - self.start, self._stage(found))
 
     def end(self) -> None:
         """Ask for the last time."""
@@ -131,10 +133,6 @@ class Watcher:
             return "waiting or loading"
         steps = f"step {found[0]['step']} of {found[0]['total']}"
         return steps if found[0]["state"] == "running" else "drawing before and after"
-
-
-def _say(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)
 
 
 def _tensors(data: bytes) -> dict[str, Tensor]:

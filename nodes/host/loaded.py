@@ -18,7 +18,8 @@ def make_room(size: int, device: torch.device, shared: Any = None) -> int:
     """
     end_streaming()
     loaded = comfy.model_management.current_loaded_models
-    keep = [each for each in loaded if shared and each.model is not None and shared.is_clone(each.model)]
+    there = [each for each in loaded if each.model is not None]
+    keep = [each for each in there if shared is not None and shared.is_clone(each.model)]
     comfy.model_management.free_memory(size, device, keep_loaded=keep)
     return int(comfy.model_management.get_free_memory(device))
 
