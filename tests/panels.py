@@ -50,9 +50,15 @@ def put(page: Any, graph: tuple[list[Any], list[Any]], vue: bool = False) -> lis
 
 
 def fit(page: Any) -> None:
-    """Show all of the graph."""
+    """Show all of the graph, and wait until the view has come to rest."""
     page.evaluate("() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
-    page.wait_for_timeout(800)  # it glides there
+    view = "() => { const {scale, offset} = window.app.canvas.ds; return [scale, ...offset] }"
+    before, now = None, page.evaluate(view)
+    for _ in range(60):
+        page.wait_for_timeout(400)  # it glides there
+        before, now = now, page.evaluate(view)
+        if before == now:
+            break
 
 
 PANEL = """const panel = id => {

@@ -93,6 +93,7 @@ def clean(page):
     """No script ran, and nothing that could run one is there."""
     stolen, foreign = page.evaluate("window.stolen"), page.locator(FOREIGN).count() - page.inherent
     page.evaluate("() => document.querySelector('.p-dialog-close-button')?.click()")
+    page.wait_for_function("!document.querySelector('.p-dialog')")  # one that is closing takes the next one with it
     return stolen is None and foreign <= 0
 
 
