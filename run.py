@@ -14,7 +14,7 @@ if sys.version_info < (3, 11):
     sys.exit(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}: start run.py with a newer one.")
 sys.path.insert(0, str(ROOT))
 
-from launch import arguments, newest, setup  # noqa: E402
+from lab.launch import arguments, newest, setup  # noqa: E402
 
 
 def main() -> int:
@@ -46,7 +46,7 @@ def _check(command: str, rest: list[str]) -> str:
         arguments.locales_parser().parse_args(rest)
     if command == "playground":
         return arguments.stages_problem(arguments.playground_parser().parse_args(rest).stages)
-    names = arguments.bench_names(ROOT / "bench")
+    names = arguments.bench_names(ROOT / "lab" / "bench")
     if command == "bench" and rest[:1] in (["--help"], ["-h"]):
         print(f"usage: run.py bench NAME [--help] [ARGUMENT ...]\n\nNAME is one of {', '.join(names)}.")
         raise SystemExit(0)
@@ -67,7 +67,7 @@ def _for_pytest(rest: list[str]) -> list[str]:
 
 def _hand_over(environment: setup.Environment, command: list[str]) -> int:
     os.environ.update(_variables(environment))
-    line = [str(environment.python), str(ROOT / "launch" / "__main__.py"), *command]
+    line = [str(environment.python), str(ROOT / "lab" / "launch" / "__main__.py"), *command]
     if sys.platform != "win32":
         os.execv(line[0], line)
     with subprocess.Popen(line) as process:

@@ -40,14 +40,15 @@ def _erased(recipe: Recipe) -> Reference:
     import torch
 
     from esd_pack.esd.concepts import make_concept
+    from esd_pack.esd.erasure import lora_key
     from esd_pack.esd.settings import Settings
-    from esd_pack.esd.weights import lora_key
-    from esd_pack.nodes.host import erase, loading
+    from esd_pack.nodes.host.files import load
+    from esd_pack.nodes.host.run import erase
 
     folder_paths.add_model_folder_path("checkpoints", str(CHECKPOINT.parent))
     settings = Settings(**recipe.settings, **SIZE, precision="fp32")
     with torch.inference_mode():  # as the host runs its nodes
-        loaded = loading.load(CHECKPOINT.name)
+        loaded = load.load(CHECKPOINT.name)
         start = time.perf_counter()
         erased = erase.erase_model(loaded.model, loaded.clip, [make_concept(CONCEPT)], [], settings)
     seconds = time.perf_counter() - start

@@ -145,7 +145,7 @@ def _judged(server: talk.Address, recipe: Recipe, outputs: Json) -> Json:
     """How often the judge finds what a prompt names, before and after."""
     import torch
 
-    from playground.judge import load_judge
+    from commands.playground.judge import load_judge
 
     judge, expected, own = load_judge(), recipe.judged(), recipe.pictures
     found = {}

@@ -16,7 +16,7 @@ from .talk import Address, ServerError
 ROOT = Path(os.path.abspath(__file__)).parents[1]
 """The pack as it was started: where it is a link in custom_nodes, the link."""
 
-CHECKPOINT = ROOT / "playground" / "emoji-world.ckpt"
+CHECKPOINT = ROOT / "workflows" / "models" / "emoji-world.ckpt"
 FOLDER = "esd/check"
 """Where below the output folder the check's files go."""
 

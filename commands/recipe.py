@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from playground import world
+from commands.playground import world
 
 CONCEPT = "cat"
 SEED = 20230313

@@ -14,7 +14,7 @@ from .denoiser import Condition, Denoiser, stack
 from .errors import EsdError
 from .objective import target
 from .settings import Settings
-from .walk import Level, walk
+from .trajectory import Level, walk
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from .erasure import PREFIX, ErasedWeights
 from .metadata import number, tables, words
-from .weights import PREFIX, ErasedWeights
 
 PLAIN = (
     ("method", "esd.method"),

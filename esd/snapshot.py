@@ -14,8 +14,8 @@ from torch import Tensor
 from .denoiser import Denoiser
 from .errors import EsdError
 from .examples import Example, Standing
-from .files import write_safetensors
-from .formats.read import opened
+from .files.lazy import opened
+from .files.safetensors_write import write_safetensors
 from .train import Snapshot
 
 FORMAT = "esd-snapshot-1"

@@ -6,8 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..esd.weights import ErasedWeights
-from .host import apply as host
+from ..esd.erasure import ErasedWeights
+from .host.model import apply as host
 from .schema import finding
 from .sockets import CATEGORY, Weights
 

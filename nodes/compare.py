@@ -6,12 +6,12 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..esd.erasure import ErasedWeights
 from ..esd.errors import EsdError
-from ..esd.weights import ErasedWeights
-from .grid import Column, Row, difference, labelled_grid
-from .host import comparing, sampling
+from .host.images import compare, sampling
 from .schema import advanced, finding
 from .sockets import CATEGORY, Weights, seed_input
+from .ui.grid import Column, Row, difference, labelled_grid
 
 
 class ESDBeforeAfter(io.ComfyNode):
@@ -44,13 +44,13 @@ class ESDBeforeAfter(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, prompts: str | None, strengths: str | None = comparing.WHOLE) -> bool | str:
+    def validate_inputs(cls, prompts: str | None, strengths: str | None = compare.WHOLE) -> bool | str:
         """Refuse what cannot be drawn before anything is trained for it; what is linked is not known yet."""
         try:
             if prompts is not None:
                 sampling.prompt_lines(prompts)
             if strengths is not None:
-                comparing.strengths_of(strengths)
+                compare.strengths_of(strengths)
         except EsdError as error:
             return str(error)
         return True
@@ -66,13 +66,13 @@ class ESDBeforeAfter(io.ComfyNode):
         model_after: Any = None,
         weights: ErasedWeights | None = None,
         seeds_per_prompt: int = 1,
-        strengths: str = comparing.WHOLE,
+        strengths: str = compare.WHOLE,
         difference_gain: float = 0.0,
         **choice: Any,
     ) -> io.NodeOutput:
         """Draw all rows."""
         shots = sampling.shots_of(sampling.prompt_lines(prompts), seed, seeds_per_prompt)
-        models = comparing.models_to_compare(model_before, model_after, weights, strengths)
+        models = compare.models_to_compare(model_before, model_after, weights, strengths)
         drawn = sampling.draw_rows(models, clip, vae, shots, sampling.SamplerChoice(seed, **choice))
         rows = [Row(label, pictures) for label, pictures in drawn.items()]
         before, after = rows[0].pictures, rows[-1].pictures
@@ -129,7 +129,7 @@ def _more() -> list[io.Input]:
         ),
         io.String.Input(
             "strengths",
-            default=comparing.WHOLE,
+            default=compare.WHOLE,
             optional=True,
             tooltip="A row for each strength of the weights, with commas between: 0, 0.25, 0.5, 0.75, 1. 0 is the "
             "original, 1 is erased as trained. Needs weights; from -10 to 10, at most 16.",

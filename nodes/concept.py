@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..esd.concepts import Concept, Keep, make_concept, make_keep
+from ..esd.concepts import Concept, make_concept
 from .schema import ALIASES, finding
-from .sockets import CATEGORY, Concepts, Keeps
+from .sockets import CATEGORY, Concepts
 
 
 class ESDConcept(io.ComfyNode):
@@ -59,44 +59,3 @@ class ESDConcept(io.ComfyNode):
     ) -> io.NodeOutput:
         """Append one concept."""
         return io.NodeOutput((*previous, make_concept(concept, erase_from, replace_with, weight)))
-
-
-class ESDKeep(io.ComfyNode):
-    """Prompts that must look as before."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
-        return io.Schema(
-            node_id="ESDKeep",
-            display_name="ESD Keep",
-            category=CATEGORY,
-            **finding("preserve", "retain", "anchor concept", "ESD"),
-            description="Prompts on which the erased model must go on matching the original. Costs time: as many "
-            "training points again.",
-            inputs=[
-                io.String.Input(
-                    "prompts",
-                    multiline=True,
-                    default="",
-                    tooltip="One prompt a line: the nearest neighbours of what is erased, such as other animals "
-                    "beside a cat.",
-                ),
-                io.Float.Input(
-                    "weight",
-                    default=1.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="How much matching the original counts beside erasing. 0 switches it off; ESD as published "
-                    "has none.",
-                ),
-                Keeps.Input("previous", optional=True, tooltip="More prompts to keep, with their own weight."),
-            ],
-            outputs=[Keeps.Output("keeps", display_name="keeps", tooltip="For the keep input of Erase.")],
-        )
-
-    @classmethod
-    def execute(cls, prompts: str, weight: float, previous: tuple[Keep, ...] = ()) -> io.NodeOutput:
-        """Append one list of prompts."""
-        return io.NodeOutput((*previous, make_keep(prompts, weight)))

@@ -4,13 +4,16 @@ from comfy_api.latest import ComfyExtension, io
 
 from .apply import ESDApply
 from .compare import ESDBeforeAfter
-from .concept import ESDConcept, ESDKeep
-from .erase import ESDErase, ESDEraseSettings
-from .host import live, runs
-from .info import ESDErasureInfo
-from .load import ESDLoadModel
+from .concept import ESDConcept
+from .erase import ESDErase
+from .erase_settings import ESDEraseSettings
+from .erasure_info import ESDErasureInfo
+from .host.run import cleanup, status
+from .keep import ESDKeep
 from .load_erasure import ESDLoadErasure
-from .save import ESDSaveCheckpoint, ESDSaveErasure
+from .load_model import ESDLoadModel
+from .save_checkpoint import ESDSaveCheckpoint
+from .save_erasure import ESDSaveErasure
 
 WEB_DIRECTORY = "./web"
 
@@ -20,8 +23,8 @@ class EsdExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node, in the order of the menu; before that, what the page may ask for, and a sweep of leftovers."""
-        live.add_routes()
-        runs.sweep()
+        status.add_routes()
+        cleanup.sweep()
         return [
             ESDLoadModel,
             ESDConcept,

@@ -7,8 +7,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..esd.formats.load import INTERPRETATIONS
-from .host import apply as host
-from .host import folders, interchange, provenance
+from .host.files import folders, graph
+from .host.model import apply as host
+from .host.model import network_view
 from .schema import advanced, finding, saying
 from .sockets import CATEGORY, Weights
 
@@ -69,8 +70,8 @@ class ESDLoadErasure(io.ComfyNode):
     ) -> io.NodeOutput:
         """Read, compare and apply."""
         came_from = "model" if base_model is None else "base_model"
-        base_path = provenance.base_file(cls.hidden.prompt, cls.hidden.unique_id, came_from)
-        found = interchange.load(folders.path_of(file), model, interpret, base_model, base_path)
+        base_path = graph.base_file(cls.hidden.prompt, cls.hidden.unique_id, came_from)
+        found = network_view.load(folders.path_of(file), model, interpret, base_model, base_path)
         erased = host.apply(model, found.weights, 1.0)
         lines = [found.summary, *found.warnings]
         return io.NodeOutput(erased, found.weights, ui={"text": lines})

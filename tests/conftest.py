@@ -22,7 +22,7 @@ CHECKPOINT = "emoji-world.ckpt"
 _pack = types.ModuleType("esd_pack")
 _pack.__path__ = [str(ROOT)]
 sys.modules["esd_pack"] = _pack
-if str(ROOT) not in sys.path:  # for launch and playground
+if str(ROOT) not in sys.path:  # for commands and lab
     sys.path.append(str(ROOT))
 
 
@@ -40,7 +40,7 @@ def comfy_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("in-process")
     for name in ("custom_nodes", "input", "output", "temp", "user", "models/checkpoints", "models/loras"):
         (base / name).mkdir(parents=True)
-    shutil.copy2(ROOT / "playground" / CHECKPOINT, base / "models" / "checkpoints" / CHECKPOINT)
+    shutil.copy2(ROOT / "workflows" / "models" / CHECKPOINT, base / "models" / "checkpoints" / CHECKPOINT)
     return base
 
 
@@ -105,7 +105,7 @@ def playground(comfy: Any) -> tuple[Any, Any, Any]:
 @pytest.fixture(scope="session")
 def host(comfy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A real server in a process of its own, with the pack and the playground in it."""
-    from launch.server import Server
+    from lab.launch.server import Server
 
     with Server(comfy_path, tmp_path_factory.mktemp("server"), arguments=["--cpu"]) as server:
         yield server.wait()
@@ -122,7 +122,7 @@ def page(host: Any) -> Iterator[Any]:
     """The host's own page in a browser."""
     if not shutil.which("chromium"):
         pytest.skip("chromium is not installed")
-    from browser import page_at
+    from support.browser import page_at
 
     with page_at(host.url) as opened:
         yield opened

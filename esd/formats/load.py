@@ -8,14 +8,14 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..erasure import PREFIX, ErasedWeights
 from ..errors import EsdError
-from ..weights import PREFIX, ErasedWeights
-from .differences import compare, require_finite
+from ..files.lazy import opened
+from ..files.lazy_tensor import StoredFile
+from .detect import Content, recognise
+from .difference import compare, require_finite
 from .network import Network
 from .official import from_official
-from .read import opened
-from .recognise import Content, recognise
-from .stored import StoredFile
 
 AUTO, AS_DIFFERENCE, AS_ABSOLUTE = "auto", "as difference", "as absolute"
 INTERPRETATIONS = (AUTO, AS_DIFFERENCE, AS_ABSOLUTE)

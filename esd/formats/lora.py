@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..erasure import PREFIX, ErasedWeights, lora_key
 from ..errors import EsdError
-from ..weights import PREFIX, ErasedWeights, lora_key
 from .network import kohya_path
 
 LOW_ENERGY = 0.9

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ..erasure import PREFIX, ErasedWeights
+from ..files.lazy_tensor import StoredTensor
 from ..metadata import number, table, tables, words
 from ..objective import ETA_OFFSET, eta_from_negative_guidance
-from ..weights import PREFIX, ErasedWeights
 from .network import Network, diffusers_names
-from .stored import StoredTensor
 
 FORMAT = "erasing-esd-v2"
 ERA = "official-2026"

@@ -1,0 +1,144 @@
+"""The command line: what each command of `run.py` accepts (standard library only)."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from commands import check
+from commands.playground import world
+
+METHODS = ("esd-x", "esd-x-strict", "esd-u", "esd-all", "selfattn")
+STAGES = ("pictures", "autoencoder", "judge", "second-judge", "denoiser", "pack", "measure", "sheet")
+SUMMARY = {
+    "demo": "erase a concept from the playground model in a real ComfyUI, and judge the result",
+    "check": "prove on this machine, with its GPU, that the nodes work in ComfyUI",
+    "serve": "leave the same ComfyUI running, with the nodes in it, and open it in the browser",
+    "test": "run the whole test suite; further arguments go to pytest",
+    "locales": "write the English node texts from the schemas, and say what the translations lack",
+    "playground": "make the small checkpoint and its judges again, or measure them, stage by stage",
+    "bench": "run a benchmark of bench/ by its name; further arguments go to it",
+}
+
+
+def usage() -> str:
+    """What `python run.py` prints."""
+    lines = [f"  python run.py {name:<10} {words}" for name, words in SUMMARY.items()]
+    tail = "Add --help to a command to see what it accepts. COMFYUI_PATH names a ComfyUI of your own to use."
+    return "\n".join(["Erase concepts from diffusion models with ESD, in ComfyUI.", "", *lines, "", tail])
+
+
+def _subject(words: str) -> world.Subject:
+    try:
+        return world.find_subject(words)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _positive(words: str) -> int:
+    if not words.isdigit() or int(words) < 1:
+        raise argparse.ArgumentTypeError(f'"{words}" is not a whole number above 0')
+    return int(words)
+
+
+def _port(words: str) -> int:
+    if not words.isdigit() or not 0 < int(words) < 65536:
+        raise argparse.ArgumentTypeError(f'"{words}" is not a port number, 1 to 65535')
+    return int(words)
+
+
+def _seed(words: str) -> int:
+    if not words.isdigit() or int(words) >= 2**64:
+        raise argparse.ArgumentTypeError(f'"{words}" is not a seed, 0 to 2^64 - 1')
+    return int(words)
+
+
+def _sentence(command: str) -> str:
+    return SUMMARY[command][0].upper() + SUMMARY[command][1:] + "."
+
+
+def demo_parser() -> argparse.ArgumentParser:
+    """Options of `demo`."""
+    parser = argparse.ArgumentParser(prog="run.py demo", description=_sentence("demo"))
+    parser.add_argument(
+        "--erase",
+        type=_subject,
+        default="cat",
+        metavar="CONCEPT",
+        help='an object or a style of the playground: "cat", "ghost", "ink style" (default: cat)',
+    )
+    parser.add_argument("--method", choices=METHODS, help="which weights are trained (default: as in the workflow)")
+    parser.add_argument("--steps", type=_positive, help="training steps (default: as in the workflow)")
+    parser.add_argument("--seed", type=_seed, help="seed of the training (default: as in the workflow)")
+    parser.add_argument(
+        "--pictures",
+        type=_positive,
+        default=64,
+        metavar="N",
+        help="how many pictures of the erased concept are judged before and after (default: 64)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the verdict to this file")
+    return parser
+
+
+def check_parser() -> argparse.ArgumentParser:
+    """Options of `check`."""
+    parser = argparse.ArgumentParser(prog="run.py check", description=_sentence("check"))
+    check.add_options(parser)
+    parser.epilog = "Arguments after -- go to ComfyUI as they are, for example: run.py check -- --lowvram"
+    parser.add_argument("comfyui", nargs="*", metavar="-- ARGUMENT", help=argparse.SUPPRESS)
+    return parser
+
+
+def serve_parser() -> argparse.ArgumentParser:
+    """Options of `serve`."""
+    parser = argparse.ArgumentParser(prog="run.py serve", description=_sentence("serve"))
+    parser.add_argument("--port", type=_port, help="the port to listen on (default: 8188 where it is free)")
+    parser.add_argument("--no-browser", action="store_true", help="print the address, but do not open it")
+    parser.epilog = "Arguments after -- go to ComfyUI as they are, for example: run.py serve -- --lowvram"
+    parser.add_argument("comfyui", nargs="*", metavar="-- ARGUMENT", help=argparse.SUPPRESS)
+    return parser
+
+
+def test_parser() -> argparse.ArgumentParser:
+    """The option of `test`; everything else, --help too, is pytest's."""
+    parser = argparse.ArgumentParser(prog="run.py test", add_help=False, allow_abbrev=False)
+    parser.add_argument("--host", choices=("newest",))
+    return parser
+
+
+def locales_parser() -> argparse.ArgumentParser:
+    """`locales` has no options."""
+    return argparse.ArgumentParser(prog="run.py locales", description=_sentence("locales"))
+
+
+def playground_parser() -> argparse.ArgumentParser:
+    """Options of `playground`."""
+    parser = argparse.ArgumentParser(prog="run.py playground", description=_sentence("playground"))
+    parser.add_argument(
+        "stages", nargs="*", metavar="STAGE", help=f"what to do, of {', '.join(STAGES)} (default: all, in this order)"
+    )
+    parser.add_argument(
+        "--world", type=Path, metavar="FILE", help="the objects to draw (default: commands/playground/world.json)"
+    )
+    parser.add_argument("--folder", type=Path, metavar="FOLDER", help="where all is kept (default: in .run/playground)")
+    parser.add_argument(
+        "--start-from", type=Path, metavar="FILE", help="a checkpoint like the shipped one, to train on from"
+    )
+    parser.add_argument(
+        "--shipped", action="store_true", help="only what belongs to the checkpoint that the repository has"
+    )
+    parser.add_argument("--steps", type=_positive, help="train each network for so many steps (default: the recipe's)")
+    parser.add_argument("--threads", type=_positive, help="how many cores to use (default: all)")
+    return parser
+
+
+def stages_problem(stages: list[str]) -> str:
+    """What is wrong with the names of stages, or nothing."""
+    unknown = [stage for stage in stages if stage not in STAGES]
+    return f'There is no stage "{unknown[0]}": name some of {", ".join(STAGES)}.' if unknown else ""
+
+
+def bench_names(folder: Path) -> list[str]:
+    """The benchmarks that there are."""
+    return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))

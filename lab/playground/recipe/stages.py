@@ -1,0 +1,213 @@
+"""The stages of `run.py playground`, in their order: each takes up what the earlier ones left in the folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from commands.playground.judge import Judge, Network
+
+from . import autoencoder, captions, denoiser, diffusion, files, icons, judges, names, pack, pictures
+from .training import Loss, Plan, Training
+
+Report = Callable[[str, int, int], None]
+"""Told the stage, how much of it is done and how much there is."""
+
+POOL_SEED, FRESH_SEED = 4, 5
+CHECKPOINT = "emoji-world.ckpt"
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What is made, where it is kept, and how long each part of it takes."""
+
+    world: names.World
+    folder: Path
+    tokenizer: Path
+    """ComfyUI's comfy/sd1_tokenizer."""
+
+    report: Report
+    start_from: Path | None = None
+    """A checkpoint whose networks the training starts from, instead of at random; its encoder stays as it is."""
+
+    ready: Path | None = None
+    """A checkpoint that is there already: only what belongs to it is made."""
+
+    many: int = 32
+    """Placements of each object in each style."""
+
+    reconstructions: int = 4096
+    autoencoder: Plan = autoencoder.PLAN
+    judge: Plan = judges.PLAN
+    second_judge: Plan = judges.SECOND_PLAN
+    denoiser: Plan = diffusion.PLAN
+    sets: pictures.Sets | None = None
+    """Icon sets by style, where they are not to be fetched."""
+
+    stop_after: int | None = None
+    """Steps after which each training stops for this time."""
+
+    def path(self, name: str) -> Path:
+        """A file of the folder."""
+        return self.folder / name
+
+    def progress(self, stage: str) -> Callable[[int, int], None]:
+        """The progress of one stage."""
+        return lambda done, total: self.report(stage, done, total)
+
+    def pool(self, kind: str = "placements") -> pictures.Pool:
+        """The pictures of the first stage: the placements to learn from, or the "fresh" ones."""
+        path = self.path("pictures.safetensors")
+        drawn = _found(path)[kind]
+        if files.about(path).get("icons") != self.icons:
+            raise ValueError(f"{path} shows other objects: run the stage pictures again, or choose another --folder.")
+        return pictures.Pool(drawn, pictures.colours_of(self.world))
+
+    @property
+    def icons(self) -> str:
+        """What the pictures are drawn from: names and icons of the objects, and the styles."""
+        return files.digest(json.dumps([self.world.objects, self.world.styles]).encode())
+
+    def trained_autoencoder(self) -> autoencoder.Autoencoder:
+        """The finished autoencoder: of the checkpoint that is there already, or of its stage."""
+        learnt = pack.networks(self.ready)[1] if self.ready else _found(self.path("autoencoder.safetensors"))
+        return autoencoder.Autoencoder.of(learnt)
+
+    def trained_encoder(self) -> autoencoder.Autoencoder:
+        """An autoencoder with the encoder that is to be used: where it is given, its stage need not have run."""
+        if not self.start_from:
+            return self.trained_autoencoder()
+        return autoencoder.Autoencoder.of(pack.networks(self.start_from)[1])
+
+    def source(self, *networks: bytes) -> str:
+        """What a training learns from: the world, and contents of networks."""
+        return files.digest(json.dumps(replace(self.world, near_neighbours={}).as_json()).encode(), *networks)
+
+    @property
+    def given(self) -> bytes:
+        """The checkpoint that the training starts from, or nothing."""
+        return self.start_from.read_bytes() if self.start_from else b""
+
+    def train(self, stage: str, module: nn.Module, plan: Plan, loss: Loss, source: str, encoder: str = "") -> bool:
+        """Train a network, or go on with it, and keep what it has learnt; whether it is finished."""
+        training = Training(module, plan, self.path(f"{stage}.training"), source)
+        training.run(loss, self.progress(stage), self.stop_after)
+        if training.done:
+            files.save_tensors(training.result(), self.path(f"{stage}.safetensors"), {"encoder": encoder})
+        return training.done
+
+
+def _found(path: Path) -> dict[str, Tensor]:
+    if not path.exists():
+        raise ValueError(f"{path} is not there: run the stages before this one first, to their end.")
+    return load_file(path)
+
+
+def make_pictures(shop: Workshop) -> bool:
+    """Fetch the icons, draw them, and place each many times."""
+    sets = shop.sets or {style: icons.read(icons.fetch(each, shop.folder)) for style, each in icons.PACKAGES.items()}
+    large = pictures.large_icons(shop.world, sets, shop.progress("icons"))
+    placements = pictures.pool(large, shop.many, POOL_SEED, shop.progress("pictures"))
+    fresh = pictures.pool(large, 1, FRESH_SEED, shop.progress("pictures"))
+    drawn = {"placements": placements, "fresh": fresh}
+    files.save_tensors(drawn, shop.path("pictures.safetensors"), {"icons": shop.icons})
+    return True
+
+
+def train_autoencoder(shop: Workshop) -> bool:
+    """The autoencoder, on the pictures."""
+    pool = shop.pool()
+    torch.manual_seed(shop.autoencoder.seed)
+    model = autoencoder.Autoencoder().to(memory_format=torch.channels_last)
+    if shop.start_from:  # the denoiser that comes with it knows this encoder's latents
+        model.load_state_dict(pack.networks(shop.start_from)[1])
+        model.taesd_encoder.requires_grad_(False)
+    plan, source = shop.autoencoder, shop.source(shop.given)
+    return shop.train(
+        "autoencoder", model, plan, lambda random: autoencoder.loss(model, pool, plan.batch, random), source
+    )
+
+
+def train_judge(shop: Workshop) -> bool:
+    """The judge, on the pictures and their reconstructions."""
+    return _train_judge(shop, "judge", shop.judge, Judge)
+
+
+def train_second_judge(shop: Workshop) -> bool:
+    """The second judge, on the same."""
+    return _train_judge(shop, "second-judge", shop.second_judge, judges.SecondJudge)
+
+
+def _train_judge(shop: Workshop, stage: str, plan: Plan, kind: type[Judge] | type[judges.SecondJudge]) -> bool:
+    model = shop.trained_autoencoder()
+    examples = judges.examples(model, shop.pool(), shop.reconstructions, plan.seed, shop.progress(stage))
+    torch.manual_seed(plan.seed)
+    judge: Network = kind(shop.world.heads)
+    judge = judge.to(memory_format=torch.channels_last)
+    source = shop.source(pack.content(model))
+    done = shop.train(stage, judge, plan, lambda random: examples.loss(judge, plan.batch, random), source)
+    if done:
+        half = {name: value.half() for name, value in judge.state_dict().items()}
+        files.save_tensors(half, shop.path(f"{stage}.safetensors"))
+    return done
+
+
+def train_denoiser(shop: Workshop) -> bool:
+    """The denoiser, on latents of the pictures under their captions."""
+    lessons = _lessons(shop)
+    torch.manual_seed(shop.denoiser.seed)
+    model = denoiser.Denoiser()
+    denoiser.start_at_zero(model)
+    if shop.start_from:
+        model.load_state_dict(pack.networks(shop.start_from)[0])
+    model = model.to(memory_format=torch.channels_last)
+    plan = shop.denoiser
+    encoder = pack.content(shop.trained_encoder().taesd_encoder)
+    source = shop.source(shop.given, encoder)
+    named = files.digest(encoder)
+    return shop.train("denoiser", model, plan, lambda random: lessons.loss(model, plan.batch, random), source, named)
+
+
+def _lessons(shop: Workshop) -> diffusion.Lessons:
+    encoder = shop.trained_encoder()
+    path = shop.path(f"latents-{shop.source(pack.content(encoder.taesd_encoder))}.safetensors")
+    if not path.exists():
+        made = diffusion.latents(encoder, shop.pool(), shop.progress("latents"))
+        files.save_tensors({"latents": made.half()}, path)
+    tokens = captions.tokens(captions.all_captions(shop.world), shop.tokenizer)
+    latents = load_file(path)["latents"]
+    return diffusion.Lessons(shop.world, latents, captions.text_tower(), tokens, diffusion.allowed(shop.world))
+
+
+def pack_checkpoint(shop: Workshop) -> bool:
+    """One checkpoint of all, and the world's names beside it."""
+    unet, vae = (_found(shop.path(f"{name}.safetensors")) for name in ("denoiser", "autoencoder"))
+    learnt_with = files.about(shop.path("denoiser.safetensors")).get("encoder")
+    if learnt_with != files.digest(pack.content(autoencoder.Autoencoder.of(vae).taesd_encoder)):
+        raise ValueError("The denoiser has learnt with another encoder than this autoencoder's: run its stage again.")
+    pack.write(pack.state_dict(unet, vae, captions.text_tower()), shop.path(CHECKPOINT))
+    packages = {style: f"{each.name}@{each.version}" for style, each in icons.PACKAGES.items()}
+    files.save_text(json.dumps(shop.world.as_json() | {"icons": packages}, indent=1) + "\n", shop.path("world.json"))
+    return True
+
+
+STAGES: dict[str, Callable[[Workshop], bool]] = {
+    "pictures": make_pictures,
+    "autoencoder": train_autoencoder,
+    "judge": train_judge,
+    "second-judge": train_second_judge,
+    "denoiser": train_denoiser,
+    "pack": pack_checkpoint,
+}
+"""What each stage does; it says whether it has come to its end."""
+
+
+def shortened(plan: Plan, steps: int | None) -> Plan:
+    """The plan with other steps, where some are given."""
+    return replace(plan, steps=steps, warm_up=min(plan.warm_up, steps // 2)) if steps else plan

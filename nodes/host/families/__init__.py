@@ -1,0 +1,106 @@
+"""Which model families can be erased, how each is recognised, and what is particular to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ....esd.erasure import PREFIX
+from ....esd.errors import EsdError
+from ....esd.selection import SDXL_UNET, UNET, Naming
+
+NETWORK_PREFIX = PREFIX
+PLAIN_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A row of the table: name for the user, selection rules, native size (pixels) and walk guidance."""
+
+    name: str
+    naming: Naming
+    native_size: int
+    walk_guidance: float
+    matches: Callable[[str, dict[str, Any]], bool]
+    experimental: bool = False
+
+
+def _unet(context: int) -> Callable[[str, dict[str, Any]], bool]:
+    return lambda kind, config: kind in ("BaseModel", "SDXL") and config.get("context_dim") == context
+
+
+SD3 = Naming(
+    text_attention=(".context_block.attn.",),
+    self_attention=(".x_block.attn.", ".x_block.attn2."),
+    methods=("esd-x", "esd-u", "esd-all", "selfattn"),
+)
+
+FAMILIES: tuple[Family, ...] = (
+    Family("SD1.x", UNET, 512, 3.0, _unet(768)),
+    Family("SD2.x", UNET, 768, 3.0, _unet(1024)),
+    Family("SDXL", SDXL_UNET, 1024, 2.0, _unet(2048)),
+    Family("SD3", SD3, 1024, 3.5, lambda kind, config: kind == "SD3", experimental=True),
+)
+
+
+def identify(model: Any) -> Family:
+    """The family of a MODEL; raises EsdError, which says why, for what cannot be erased."""
+    _require_model(model)
+    base = model.model
+    kind, config = type(base).__name__, base.model_config.unet_config
+    if kind not in _REFUSED and ("instructpix2pix" in kind or config.get("in_channels") in (8, 9)):
+        raise EsdError(
+            f"This is an inpainting or image-editing model ({config.get('in_channels')} input channels), and ESD draws "
+            "its examples from text alone: load the ordinary text-to-image model it was made from."
+        )
+    for family in FAMILIES:
+        if family.matches(kind, config):
+            _require_plain_weights(base)
+            return family
+    raise EsdError(
+        f"This model is {_REFUSED.get(kind, kind)}, which ESD cannot erase from here: "
+        f"load a model of the family {', '.join(f.name for f in FAMILIES)}."
+    )
+
+
+_REFUSED = {
+    "SDXLRefiner": "an SDXL refiner",
+    "SVD_img2vid": "a video model (Stable Video Diffusion)",
+    "SD21UNCLIP": "an unCLIP model",
+    "Flux": "a Flux model",
+    "WAN21": "a video model (Wan)",
+    "HunyuanVideo": "a video model (HunyuanVideo)",
+    "LTXV": "a video model (LTX)",
+}
+
+
+def _require_model(model: Any) -> None:
+    if not hasattr(model, "model") or not hasattr(model.model, "diffusion_model"):
+        raise EsdError("No MODEL arrived: connect the MODEL output of Load Model or Load Checkpoint.")
+
+
+def _require_plain_weights(base: Any) -> None:
+    for name, tensor in base.diffusion_model.state_dict().items():
+        if tensor.dtype not in PLAIN_DTYPES or type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+            raise EsdError(
+                f"The weights of this MODEL are quantised ({name} is {tensor.dtype}), so small changes would be lost: "
+                "load the fp16, bf16 or fp32 file (weight_dtype default), erase there, and quantise the result."
+            )
+
+
+def native_latent(family: Family, model: Any, width: int, height: int) -> tuple[int, int, int]:
+    """The latent shape "c h w" for a picture size in pixels, 0 meaning the family's own size."""
+    ratio = spatial_ratio(model)
+    pixels = (height or family.native_size, width or family.native_size)
+    if any(p % ratio or p < ratio for p in pixels):
+        raise EsdError(f"The size {pixels[1]} x {pixels[0]} does not fit: both must be multiples of {ratio}.")
+    rows, columns = (p // ratio for p in pixels)
+    return (model.model.latent_format.latent_channels, rows, columns)
+
+
+def spatial_ratio(model: Any) -> int:
+    """Pixels for one latent cell along each side."""
+    return int(getattr(model.model.latent_format, "spacial_downscale_ratio", 8))

@@ -1,0 +1,1 @@
+"""Pictures, as the stock sampler draws them."""

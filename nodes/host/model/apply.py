@@ -1,0 +1,35 @@
+"""Erased weights onto a MODEL: as patches of a clone, so the MODEL that came in never changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ....esd.erasure import ErasedWeights
+from ....esd.errors import EsdError
+from ....esd.metadata import number
+from .injected import take_back_layers
+
+
+def apply(model: Any, weights: ErasedWeights, strength: float) -> Any:
+    """A clone of the MODEL with strength times the differences added to whatever it already carries."""
+    if number(strength) is None:
+        raise EsdError(
+            f"The strength is {strength!r:.30}: it must be a number, 0 for the original and 1 for the erased."
+        )
+    take_back_layers(model)
+    _require_fitting(model, weights)
+    erased = model.clone()
+    if strength:
+        erased.add_patches({name: ("diff", (t,)) for name, t in weights.differences.items()}, strength)
+    return erased
+
+
+def _require_fitting(model: Any, weights: ErasedWeights) -> None:
+    own = model.model_state_dict()
+    for name, tensor in weights.differences.items():
+        if name not in own or own[name].shape != tensor.shape:
+            found = tuple(own[name].shape) if name in own else "missing"
+            raise EsdError(
+                f"These weights were made for another kind of model ({name} is {tuple(tensor.shape)} in them and "
+                f"{found} in this MODEL): apply them to the model family they were trained on."
+            )

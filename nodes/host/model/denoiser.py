@@ -1,0 +1,190 @@
+"""The host's side of the seam: base and student over one network in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import comfy.ldm.modules.attention
+import comfy.model_management
+import comfy.model_sampling
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ....esd.denoiser import Condition
+
+HALF_LOSS_SCALE = 2.0**16
+"""Gradients of 1e-8 and less are zero in float16; the largest are then still far below its 65504."""
+
+
+class HostDenoiser:
+    """A network with two faces: its own frozen weights, or the float32 student's in place of the selected ones."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        sampling: Any,
+        names: Sequence[str],
+        latent_shape: tuple[int, ...],
+        device: torch.device,
+        dtype: torch.dtype,
+        passed: Callable[[int], None],
+        checkpointing: bool = False,
+    ) -> None:
+        """`names` are the trained weights, `dtype` is what layers compute in (`compute_dtype`).
+
+        `passed` hears of every network call and may raise to cancel.
+        """
+        self.network, self.sampling, self.names = network, sampling, list(names)
+        self.latent_shape, self.device, self.passed = latent_shape, device, passed
+        self.dtype = dtype
+        self.loss_scale = HALF_LOSS_SCALE if dtype is torch.float16 else 1.0
+        self.places = {name: _place(network, name) for name in names}
+        self.frozen = {name: _read(place) for name, place in self.places.items()}
+        self.trainable = {
+            name: nn.Parameter(t.detach().to(torch.float32, copy=True)) for name, t in self.frozen.items()
+        }
+        self.checkpointing = checkpointing
+        self.together = samples_together(latent_shape, device)
+        self.attention: Callable[..., Tensor] = _differentiable_attention
+
+    @contextmanager
+    def student(self) -> Iterator[None]:
+        """Put the student's weights in place, as layers compute and tracked by autograd, and the base's back."""
+        try:
+            for name, place in self.places.items():
+                _write(place, self.trainable[name].to(self.dtype))
+            with _checkpointed(self.network, self.checkpointing and torch.is_grad_enabled()):
+                yield
+        finally:
+            for name, place in self.places.items():
+                _write(place, self.frozen[name])
+
+    def predict(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """The network's raw output (epsilon, v or velocity), "b c h w", float32, input scaled as it was trained.
+
+        Without gradients a large batch goes through in parts of `together` samples.
+        """
+        if torch.is_grad_enabled() or x.shape[0] <= self.together:
+            return self._call(x, sigma, condition)
+        starts = range(0, x.shape[0], self.together)
+        parts = [slice(start, start + self.together) for start in starts]
+        told = [Condition({name: t[part] for name, t in condition.tensors.items()}) for part in parts]
+        return torch.cat([self._call(x[p], sigma[p], c) for p, c in zip(parts, told, strict=True)])
+
+    def _call(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        self.passed(x.shape[0])
+        scaled = self.sampling.calculate_input(sigma, x).to(self.dtype)
+        timestep = self.sampling.timestep(sigma).float()
+        extra = {name: _cast(t, self.dtype) for name, t in condition.tensors.items()}
+        context = extra.pop("c_crossattn")
+        options = {"optimized_attention_override": self.attention}
+        raw: Tensor = self.network(scaled, timestep, context=context, transformer_options=options, **extra)
+        return raw.float()
+
+    def denoised(self, raw: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+        """The host's own estimate of x0 from a raw output."""
+        x0: Tensor = self.sampling.calculate_denoised(sigma, raw, x)
+        return x0
+
+    def pure_noise(self, noise: Tensor, sigma: Tensor) -> Tensor:
+        """x at the first level, with the variance that the schedule has there."""
+        x: Tensor = self.sampling.noise_scaling(sigma, noise.clone(), torch.zeros_like(noise), True)
+        return x
+
+    def sigmas(self, steps: int) -> Tensor:
+        """Levels that fall exactly on the network's trained timesteps, spaced as the published code spaces them."""
+        return timestep_grid(self.sampling, steps)
+
+    def difference(self) -> dict[str, Tensor]:
+        """Student minus base by name, float32, on the CPU."""
+        return {n: (p.detach() - self.frozen[n].float()).cpu() for n, p in self.trainable.items()}
+
+
+def samples_together(latent_shape: tuple[int, ...], device: torch.device) -> int:
+    """How many samples go through the network in one call without gradients, whatever the batch of walks.
+
+    On a CPU larger calls stop being faster at about the prompts of one SD1.5 walk, and go on taking more memory.  It
+    depends on nothing that changes between runs, so that equal inputs give equal weights.
+    """
+    if not comfy.model_management.is_device_cpu(device):
+        return 2**31
+    return max(1, 2 * 64 * 64 // (latent_shape[-1] * latent_shape[-2]))
+
+
+def timestep_grid(sampling: Any, steps: int) -> Tensor:
+    """The sigmas of a walk and a last 0, "steps + 1".
+
+    Flow schedules: n even times from 1 down, shifted.  All others: the levels 1, 1 + T/n, ... (981 ... 1 for n = 50) of
+    the schedule's own T, "leading" spacing with offset 1, as the published DDIM and Euler configurations of SD and
+    SDXL; where the schedule has no more levels than the walk (LCM: 50), without the offset.
+    """
+    levels = sampling.sigmas
+    if isinstance(sampling, comfy.model_sampling.CONST):
+        times = torch.linspace(1.0, 1.0 / steps, steps)
+        chosen = torch.stack([torch.as_tensor(sampling.percent_to_sigma(1.0 - float(t))) for t in times])
+    else:
+        spacing = len(levels) / steps
+        index = (torch.arange(steps - 1, -1, -1) * spacing).long().add(int(spacing > 1)).clamp(max=len(levels) - 1)
+        chosen = levels[index.to(levels.device)]
+    return torch.cat([chosen.float().cpu(), torch.zeros(1)])
+
+
+Place = tuple[nn.Module, str]
+
+
+def _place(network: nn.Module, name: str) -> Place:
+    path, _, leaf = name.rpartition(".")
+    return network.get_submodule(path), leaf
+
+
+def _read(place: Place) -> Tensor:
+    value: Tensor = getattr(*place)
+    return value
+
+
+def _write(place: Place, value: Tensor) -> None:
+    # the dict, not the attribute: a module only takes leaves there, and the student's casts are not leaves
+    cast(dict[str, Tensor], place[0]._parameters)[place[1]] = value
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def _differentiable_attention(original: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    # the host's default on some devices has no backward, or loses it when memory is short
+    attended: Tensor = comfy.ldm.modules.attention.attention_pytorch(*args, **kwargs)
+    return attended
+
+
+@contextmanager
+def _checkpointed(network: nn.Module, on: bool) -> Iterator[None]:
+    """Recompute the blocks' activations in backward instead of storing them."""
+    blocks = _recomputed(network) if on else []
+    forwards = [block.forward for block in blocks]
+    try:
+        for block, forward in zip(blocks, forwards, strict=True):
+            block.forward = _recomputing(forward)
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
+
+
+_RECOMPUTED = ("ResBlock", "SpatialTransformer", "BasicTransformerBlock", "JointBlock")
+
+
+def _recomputed(module: nn.Module) -> list[nn.Module]:
+    """The blocks recomputed each as a whole: the outermost in the table, but no more than one transformer block."""
+    inside = [block for child in module.children() for block in _recomputed(child)]
+    return [module] if type(module).__name__ in _RECOMPUTED and len(inside) < 2 else inside
+
+
+def _recomputing(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+    return call

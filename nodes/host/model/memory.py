@@ -1,0 +1,97 @@
+"""How much memory a run needs, said before it starts, and refused where it is not there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ....esd.errors import EsdError
+from ....esd.settings import Settings
+from .denoiser import samples_together
+from .loaded import make_room
+from .rehearsal import Stage, sampling_bytes, training_bytes
+from .weights import seen_weights
+
+OPTIMIZER_BYTES: dict[str, Callable[[tuple[int, ...]], float]] = {
+    "adamw": lambda shape: 8 * math.prod(shape),
+    "adamw8bit": lambda shape: 2 * math.prod(shape),
+    # a row and a column for the last two dimensions
+    "adafactor": lambda shape: 4 * math.prod(shape) * (1 / shape[-1] + 1 / shape[-2] if len(shape) > 1 else 1),
+}
+"""Bytes of optimiser state for a trained tensor of a shape."""
+
+LESS = (
+    "choose a smaller method (esd-x-strict), the optimiser adafactor, checkpointing on, or a smaller width and height"
+)
+"""The cure."""
+
+MARGIN = 1.1
+"""How much more room than the estimate is asked of the host: what an allocator loses, and what kernels take."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes beyond what is on the device: copied weights, the student and its optimiser, the largest call.
+
+    A preview comes between two steps, when a call's memory is free again; a run that has no room for it goes on
+    without.
+    """
+
+    copies: int = 0
+    student: int = 0
+    activations: int = 0
+    preview: int = 0
+
+    @property
+    def total(self) -> int:
+        """What a run cannot do without."""
+        return self.copies + self.student + self.activations
+
+    @property
+    def wanted(self) -> int:
+        """The same with previews, and a margin."""
+        return int(MARGIN * (self.copies + self.student + max(self.activations, self.preview)))
+
+    def __str__(self) -> str:
+        """For the log."""
+        return (
+            f"{gb(self.total)} beyond the model: student and optimiser {gb(self.student)}, "
+            f"activations and gradients {gb(self.activations)}, copied weights {gb(self.copies)}"
+        )
+
+
+def estimate(on: Stage, settings: Settings, device: torch.device, checkpointing: bool, streams: int = 1) -> Need:
+    """What a run with these settings takes on the device beside copied weights; keeps are a second stream."""
+    shapes = [shape for name, shape in on.weights if name in set(on.names)]
+    prompts = 3 if settings.source == "student" else 2  # of a walk, or of its targets
+    together = min(prompts * settings.walk_batch, samples_together(on.latent, device))
+    called = (training_bytes(on, streams * settings.batch_size, checkpointing), sampling_bytes(on, together))
+    state = sum(map(OPTIMIZER_BYTES[settings.optimizer], shapes))
+    kept = 8 if settings.accumulate > 1 else 4  # gradients outlive a call only where they are added up
+    return Need(student=kept * sum(map(math.prod, shapes)) + int(state), activations=max(called))
+
+
+def roomy(need: Need, model: Any, device: torch.device, dtype: torch.dtype) -> tuple[Need, int]:
+    """Make room for a run through the host's memory manager; returns the need with its copies, and what is free.
+
+    Copied are the weights that are elsewhere, in another dtype, or patched; the others are shared with the MODEL.
+    """
+    weights = seen_weights(model).values()
+    copied = [math.prod(w.shape) for w in weights if not w.shares(device, dtype)]
+    need = replace(need, copies=sum(copied) * dtype.itemsize)
+    return need, make_room(need.wanted, device, shared=model if len(copied) < len(weights) else None)
+
+
+def require(need: Need, free: int, device: torch.device) -> None:
+    """Raise EsdError with the cure where a run does not fit."""
+    if need.total > free:
+        raise EsdError(f"This run needs about {gb(need.total)} on {device} and {gb(free)} are free: {LESS}.")
+
+
+def gb(size: int) -> str:
+    """Bytes for people."""
+    return f"{size / 2**30:.2f} GB"

@@ -1,0 +1,113 @@
+"""A private double of the host's network that shares its memory: the weights themselves are not copied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import comfy.model_management
+import comfy.ops
+import torch
+from torch import Tensor, nn
+
+from ....esd.errors import EsdError
+from ....esd.selection import Weight
+from ..families import NETWORK_PREFIX
+from .weights import seen_weights
+
+
+def private_network(model: Any, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The MODEL's network as the user sees it (its own patches applied), with frozen ordinary weights of one dtype.
+
+    A weight that is unpatched and already of that device and dtype shares the host's memory, so only what differs
+    is copied; nothing here ever writes to a weight.  Call it outside inference mode.
+    """
+    network = empty_network(*kind_of(model), dtype, compute_dtype(dtype, device))
+    fill(network, {name: weight.on(device, dtype) for name, weight in seen_weights(model).items()})
+    left = [name for name, tensor in network.named_buffers() if tensor.is_meta]
+    if left:  # loading does not reach buffers that are no part of the state
+        raise RuntimeError(f"the network has buffers without values: {', '.join(left)}")
+    return network.requires_grad_(False).eval()
+
+
+def kind_of(model: Any) -> tuple[type, Mapping[str, Any]]:
+    """The class of the MODEL's network, and what it is made with."""
+    config = model.model.model_config.unet_config
+    return type(model.model.diffusion_model), {k: v for k, v in config.items() if k not in _NOT_OF_THE_NETWORK}
+
+
+_NOT_OF_THE_NETWORK = ("disable_unet_model_creation", "dtype", "device")
+
+
+def empty_network(kind: type, config: Mapping[str, Any], stored: torch.dtype, computed: torch.dtype) -> nn.Module:
+    """A network without values on the meta device, whose layers cast weights where they compute in another dtype."""
+    operations = comfy.ops.disable_weight_init if computed is stored else comfy.ops.manual_cast
+    network: nn.Module = kind(**config, dtype=stored, device="meta", operations=operations)
+    return network
+
+
+def require_own_network(model: Any) -> None:
+    """Raise EsdError where another plugin has put something else in the place of the host's network."""
+    kind = type(model.model.diffusion_model)
+    if kind.__module__.partition(".")[0] != "comfy":
+        raise EsdError(
+            f"Another plugin has wrapped the network of this MODEL ({kind.__name__}), so ESD cannot build it: "
+            "connect that plugin's node after Erase, and restart ComfyUI if the node is gone already."
+        )
+
+
+def fill(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Put the weights into a network of the same layers; raises EsdError where the layers are not the same.
+
+    It shows only after loading: under DynamicVRAM the host's layers have no weights before, and then take any shape.
+    """
+    wanted = {name: t.shape for name, t in network.state_dict().items()}
+    odd = [name for name, shape in wanted.items() if name in weights and weights[name].shape != shape]
+    if not odd:
+        missing = network.load_state_dict(weights, strict=False, assign=True).missing_keys
+        odd = [*missing, *(weights.keys() ^ network.state_dict().keys()), *_of_other_sizes(network)]
+    if odd:
+        raise EsdError(
+            f"Another plugin has changed the layers of this MODEL ({len(set(odd))} weights do not fit, such as "
+            f"{min(odd)}): connect that plugin's node after Erase, and restart ComfyUI if the node is gone already."
+        )
+
+
+def _of_other_sizes(network: nn.Module) -> list[str]:
+    """The linear layers whose weights have another shape than the layer says."""
+    layers = {path: layer for path, layer in network.named_modules() if isinstance(layer, nn.Linear)}
+    sizes = {f"{path}.weight": (layer.out_features, layer.in_features) for path, layer in layers.items()}
+    return [name for name, t in network.state_dict().items() if tuple(t.shape) != sizes.get(name, tuple(t.shape))]
+
+
+def require_visible(model: Any, names: Iterable[str]) -> None:
+    """Raise EsdError where an object that another plugin puts in place would hide trained weights."""
+    modules = {place: thing for place, thing in model.object_patches.items() if isinstance(thing, nn.Module | Tensor)}
+    for name in names:
+        for place, thing in modules.items():
+            if f"{NETWORK_PREFIX}{name}".startswith(f"{place}.") or place == NETWORK_PREFIX + name:
+                raise EsdError(
+                    f"Another plugin puts {type(thing).__name__} in the place of {place} in this MODEL, where the "
+                    f"erasure of {name} would have no effect: take that plugin's node out of the graph."
+                )
+
+
+def compute_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """What layers compute in whose weights are stored in this dtype: the host's choice, but no float16 for bfloat16.
+
+    Where a device is slow at bfloat16, as most CPUs are, each layer casts its weights to float32 as it is called.
+    """
+    return comfy.model_management.unet_manual_cast(stored, device, [torch.bfloat16, torch.float32]) or stored
+
+
+_KINDS: tuple[tuple[type[nn.Module], str], ...] = ((nn.Linear, "linear"), (nn.Conv2d, "conv"))
+
+
+def weights_of(network: nn.Module) -> list[Weight]:
+    """Every parameter with the kind of its layer, in the network's order."""
+    found = []
+    for path, module in network.named_modules():
+        kind = next((k for cls, k in _KINDS if isinstance(module, cls)), "other")
+        for leaf, _ in module.named_parameters(recurse=False):
+            found.append(Weight(f"{path}.{leaf}" if path else leaf, kind))
+    return found

@@ -1,0 +1,102 @@
+"""The host's MODEL as esd/formats knows a network, and published files onto it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ....esd.erasure import ErasedWeights
+from ....esd.errors import EsdError
+from ....esd.formats.diffusers import UnetShape
+from ....esd.formats.load import Base, Imported, load_erasure
+from ....esd.formats.network import Network
+from ..families import identify
+from ..files.metadata import sha256
+from .weights import seen_weights
+
+log = logging.getLogger("esd")
+
+CPU = torch.device("cpu")
+
+
+def network_of(model: Any) -> Network:
+    """The MODEL's network with its patches: names and shapes now, values on the CPU when asked for."""
+    family = identify(model)
+    weights = seen_weights(model)
+    shapes = {name: weight.shape for name, weight in weights.items()}
+
+    def weight(name: str) -> Tensor:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        return weights[name].patched(CPU) if weights[name].is_patched else weights[name].on(CPU, weights[name].dtype)
+
+    return Network(family.name, shapes, weight, diffusers_map(model.model.model_config.unet_config, shapes))
+
+
+def diffusers_map(unet_config: dict[str, Any], names: Any) -> dict[str, str]:
+    """diffusers name to host name for the tensors that are there: the host's own map without its dead entries."""
+    return {d: h for d, h in comfy.utils.unet_to_diffusers(unet_config).items() if h in names}
+
+
+def load(path: Path, model: Any, interpret: str, base_model: Any = None, base_path: Path | None = None) -> Imported:
+    """A file as erased weights for the MODEL; `base_path` is its base's file.  Warnings go to the log, too."""
+    with torch.inference_mode(False), torch.no_grad():
+        trained_from = network_of(base_model) if base_model is not None else None
+        base = Base(network_of(model), trained_from, lambda: sha256(base_path) if base_path else "")
+        found = load_erasure(path, base, interpret)
+    log.info("ESD: %s is %s", path.name, found.summary)
+    for warning in found.warnings:
+        log.warning("ESD: %s: %s", path.name, warning)
+    return found
+
+
+def base_network(model: Any, weights: ErasedWeights, purpose: str) -> Network:
+    """The network that an erasure is added to when absolute values are written; refuses one that has it already."""
+    if model is None:
+        raise EsdError(f"{purpose} holds absolute values: connect the MODEL from before erasing to the model input.")
+    carried = {id(t) for patches in model.patches.values() for t in _tensors(patches)}
+    if any(id(t) in carried for t in weights.differences.values()):
+        raise EsdError(f"This MODEL is erased already: for {purpose} connect the one that went into Erase.")
+    return network_of(model)
+
+
+def _tensors(patches: Sequence[Any]) -> list[Any]:
+    return [t for _, value, *_ in patches if isinstance(value, tuple) and value[0] == "diff" for t in value[1]]
+
+
+def unet_shape(model: Any) -> UnetShape:
+    """The shape of a MODEL's UNet; raises EsdError for a network without one, or with uneven levels."""
+    c = model.model.model_config.unet_config
+    if "num_res_blocks" not in c:
+        raise EsdError("This MODEL has no UNet, so it has no diffusers unet folder: save it as difference or lora.")
+    blocks = tuple(c["num_res_blocks"])
+    return UnetShape(
+        in_channels=c["in_channels"],
+        out_channels=c.get("out_channels", 4),
+        channels=tuple(c["model_channels"] * m for m in c["channel_mult"]),
+        blocks=blocks,
+        down=_levels(c["transformer_depth"], blocks),
+        middle=c["transformer_depth_middle"],
+        up=_levels(c["transformer_depth_output"], [b + 1 for b in blocks])[::-1],
+        context=c["context_dim"],
+        linear=c["use_linear_in_transformer"],
+        heads=max(c.get("num_heads", -1), 0),
+        vector=c.get("adm_in_channels") or 0,
+    )
+
+
+def _levels(depths: Sequence[int], blocks: Sequence[int]) -> tuple[int, ...]:
+    """One depth a level from one a block."""
+    rest, levels = list(depths), []
+    for count in blocks:
+        own, rest = rest[:count], rest[count:]
+        if len(set(own)) != 1:
+            raise EsdError("This network has levels of uneven depth, which diffusers cannot express: save it as lora.")
+        levels.append(own[0])
+    return tuple(levels)

@@ -1,0 +1,180 @@
+"""How much memory network calls take: a rehearsal on the meta device, where tensors are shapes without values."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ....esd.denoiser import Condition
+from .denoiser import HostDenoiser
+from .network import compute_dtype, empty_network, fill, kind_of
+from .weights import seen_weights
+
+META = torch.device("meta")
+
+FUSED_ATTENTION = ("cpu", "cuda", "xpu")
+"""Devices whose attention keeps no matrix of all pairs for backward; elsewhere (MPS, DirectML) PyTorch keeps it."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """All that the memory of a run's network calls depends on, whatever the values: equal ones are rehearsed once."""
+
+    kind: type
+    config: Mapping[str, Any] = field(compare=False)
+    described: str
+    weights: tuple[tuple[str, tuple[int, ...]], ...]
+    names: tuple[str, ...]
+    latent: tuple[int, ...]
+    device: str
+    stored: torch.dtype
+    computed: torch.dtype
+    condition: tuple[tuple[str, tuple[int, ...]], ...]
+
+    def denoiser(self) -> HostDenoiser:
+        """One without values; outside inference mode."""
+        network = empty_network(self.kind, self.config, self.stored, self.computed)
+        fill(network, {name: torch.empty(shape, dtype=self.stored, device=META) for name, shape in self.weights})
+        network.requires_grad_(False).eval()
+        made = HostDenoiser(network, _Scaled(), self.names, self.latent, META, self.computed, lambda samples: None)
+        if self.device in FUSED_ATTENTION:  # else PyTorch's formula, which is all that the meta device has
+            made.attention = _fused_attention
+        return made
+
+    def inputs(self, samples: int) -> tuple[Tensor, Tensor, Condition]:
+        """x, sigma and conditions of so many samples."""
+        tensors = {name: torch.empty((samples, *shape[1:]), device=META) for name, shape in self.condition}
+        return torch.empty((samples, *self.latent), device=META), torch.ones(samples, device=META), Condition(tensors)
+
+
+def stage(
+    model: Any,
+    names: Sequence[str],
+    latent: tuple[int, ...],
+    device: torch.device,
+    dtype: torch.dtype,
+    condition: Mapping[str, tuple[int, ...]],
+) -> Stage:
+    """`device` and `dtype` are those of the run, `condition` the shapes of one prompt's tensors ("1 ...")."""
+    kind, config = kind_of(model)
+    weights = tuple((name, weight.shape) for name, weight in seen_weights(model).items())
+    told, computed = tuple(sorted(condition.items())), compute_dtype(dtype, device)
+    return Stage(kind, config, repr(config), weights, tuple(names), tuple(latent), device.type, dtype, computed, told)
+
+
+@lru_cache(maxsize=64)
+def training_bytes(on: Stage, samples: int, checkpointing: bool) -> int:
+    """The most bytes beyond the weights at once in the student's forward and backward, casts and gradients included."""
+    with torch.inference_mode(False), torch.enable_grad():
+        denoiser = on.denoiser()
+        denoiser.checkpointing = checkpointing
+
+        def both_ways() -> None:
+            with denoiser.student():
+                denoiser.predict(*on.inputs(samples)).square().mean().backward()
+
+        return _most(both_ways)
+
+
+@lru_cache(maxsize=64)
+def sampling_bytes(on: Stage, samples: int) -> int:
+    """The same of one call without gradients."""
+    with torch.inference_mode(False), torch.no_grad():
+        denoiser = on.denoiser()
+        return _most(lambda: denoiser.predict(*on.inputs(samples)))
+
+
+def _most(call: Callable[[], object]) -> int:
+    live = _Live()
+    with live:
+        call()
+    return live.most
+
+
+class _Scaled:
+    """A schedule's part in a call: shapes stay."""
+
+    def calculate_input(self, sigma: Tensor, x: Tensor) -> Tensor:
+        """x as the network takes it."""
+        return x * sigma[:, None, None, None]
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        """As the network takes it."""
+        return sigma
+
+
+class _Live(TorchDispatchMode):
+    """Counts the bytes of the storages that live, from when an operator makes them until nothing holds them."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.most = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = {_storage(t)._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor) and _storage(tensor)._cdata not in before | self.known:
+                self._add(_storage(tensor))
+        return made
+
+    def _add(self, storage: Any) -> None:
+        size, key = storage.nbytes(), storage._cdata
+        self.known.add(key)
+        self.now += size
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self._drop, key, size).atexit = False
+
+    def _drop(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size
+
+
+def _storage(tensor: Tensor) -> Any:
+    return tensor.untyped_storage()
+
+
+def _fused_attention(
+    original: object,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    *others: Any,
+    skip_reshape: bool = False,
+    skip_output_reshape: bool = False,
+    **more: Any,
+) -> Tensor:
+    """The host's attention by shapes: "b n (h d)", some as "b n h d", or "b h n d" where it says so; out likewise."""
+    if not skip_reshape:
+        size = q.shape[-1] // heads
+        q, k, v = (t.reshape(t.shape[0], -1, heads, size).transpose(1, 2) for t in (q, k, v))
+    out: Tensor = _Attention.apply(q, k, v)  # type: ignore[no-untyped-call]
+    return out if skip_output_reshape else rearrange(out, "b h n d -> b n (h d)")
+
+
+class _Attention(torch.autograd.Function):
+    """The memory of fused attention: its inputs, its output, and a number for each query."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Of the output's shape."""
+        batch, heads, tokens, _ = q.shape
+        out = q.new_empty((batch, tokens, heads, v.shape[-1])).transpose(1, 2)  # as the kernels lay it
+        ctx.save_for_backward(q, k, v, out, q.new_empty(q.shape[:-1], dtype=torch.float32))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        """Of the inputs' shapes."""
+        return tuple(torch.empty_like(each) for each in ctx.saved_tensors[:3])

@@ -1,0 +1,1 @@
+"""A run: planned, trained, shown, and kept on the disk."""

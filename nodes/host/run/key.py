@@ -1,0 +1,68 @@
+"""The key of a run: a digest of everything that its weights depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....esd.concepts import Concept, Keep
+from ....esd.denoiser import Condition
+
+PROCEDURE = 2
+"""Counts up when the same inputs would no longer give the same weights."""
+
+
+FREE_OF_EFFECT = ("preset", "checkpointing")
+"""Settings that change nothing in the weights that come out."""
+
+
+def key_of(
+    plan: Any,
+    network: torch.nn.Module,
+    sampling: Any,
+    conditions: Mapping[str, Condition],
+    concepts: Sequence[Concept],
+    keeps: Sequence[Keep],
+) -> str:
+    """A digest of all that the resulting weights depend on, the contents of weights and text embeddings included."""
+    settings = {name: value for name, value in asdict(plan.settings).items() if name not in FREE_OF_EFFECT}
+    about = {
+        "procedure": PROCEDURE,
+        "settings": settings,
+        "concepts": [asdict(c) for c in concepts],
+        "keeps": [asdict(k) for k in keeps],
+        "family": plan.family.name,
+        "names": plan.names,
+        "latent": plan.latent_shape,
+        "dtype": str(plan.dtype),
+        "sampling": [cls.__name__ for cls in type(sampling).__mro__],
+        "schedule": {k: v for k, v in sorted(sampling.__dict__.items()) if isinstance(v, int | float | str)},
+    }
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    with ThreadPoolExecutor(4) as workers:  # hashing leaves Python's lock
+        for line in workers.map(_digest, _contents(network, sampling, conditions)):
+            digest.update(line)
+    return digest.hexdigest()
+
+
+def _contents(
+    network: torch.nn.Module, sampling: Any, conditions: Mapping[str, Condition]
+) -> Iterator[tuple[str, Tensor]]:
+    yield from sorted(network.state_dict().items())
+    yield from ((f"sampling {name}", t) for name, t in sorted(sampling.state_dict().items()))
+    for prompt, condition in sorted(conditions.items()):
+        yield from ((f"prompt {prompt} {name}", t) for name, t in sorted(condition.tensors.items()))
+
+
+def _digest(named: tuple[str, Tensor]) -> bytes:
+    name, tensor = named
+    plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    about = f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode()
+    return about + hashlib.sha256(plain.numpy().data).digest()

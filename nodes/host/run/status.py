@@ -1,0 +1,171 @@
+"""What the page is told of running Erase nodes, and the one thing that it may ask of them: to finish now."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from aiohttp import web
+from server import PromptServer
+
+from ....esd.train import Step
+
+log = logging.getLogger("esd")
+
+EVENT = "esd.run"
+REMEMBERED = 16
+"""Ended runs whose charts a page can still ask for."""
+
+LONGEST_PROMPT = 500
+"""Characters of a prompt that a page is told below its preview."""
+
+EVERY_SECONDS = 0.25
+"""The least time between two messages of one run."""
+
+
+@dataclass
+class Live:
+    """One run as the page sees it.  `losses` holds every step's; a message carries those that are new."""
+
+    node: str
+    workflow: str
+    total: int
+    id: str = field(default_factory=lambda: uuid4().hex)
+    state: str = "running"
+    words: str = ""
+    losses: list[float] = field(default_factory=list)
+    previews: list[dict[str, str]] = field(default_factory=list)
+    finish: bool = False
+    passes: int = 0
+    passes_left: int = 0
+    begun: float = field(default_factory=time.monotonic)
+    ended: float | None = None
+    started: float = field(default_factory=time.monotonic)
+    device: str = ""
+    stored: str = ""
+    precision: str = ""
+    memory_foretold: int = 0
+    memory_peak: int | None = None
+    sent: int = 0
+    sent_at: float = 0.0
+
+    def begin_counting(self) -> None:
+        """Passes a second count from here."""
+        self.started = time.monotonic()
+
+    def as_json(self, first: int = 0) -> dict[str, Any]:
+        """Everything, with the losses from step `first` on."""
+        rate = self.passes / max(time.monotonic() - self.started, 1e-9)
+        running = self.state == "running"
+        return {
+            "id": self.id,
+            "node": self.node,
+            "workflow": self.workflow,
+            "state": self.state,
+            "words": self.words,
+            "step": len(self.losses),
+            "total": self.total,
+            "first": first,
+            "losses": [float(f"{loss:.5g}") for loss in self.losses[first:]],
+            "seconds_left": max(self.passes_left, 0) / rate if running and rate else None,
+            "passes_per_second": rate if running else None,
+            "device": self.device,
+            "stored": self.stored,
+            "precision": self.precision,
+            "memory_foretold": self.memory_foretold,
+            "memory_peak": self.memory_peak,
+            "seconds": round((self.ended or time.monotonic()) - self.begun, 1),
+        }
+
+
+class Board:
+    """The runs of this server: those that are on, and the last ones that ended."""
+
+    def __init__(self, server: Any) -> None:
+        """`server` is the host's PromptServer; where there is none, or none that can send, nobody is told."""
+        self.server = server
+        self.runs: deque[Live] = deque(maxlen=REMEMBERED)
+
+    def begin(self, live: Live) -> Live:
+        """Put up a run; the one that the same node of the same workflow had before goes."""
+        same = [r for r in self.runs if (r.node, r.workflow) == (live.node, live.workflow) and r.state != "running"]
+        for each in same:
+            self.runs.remove(each)
+        self.runs.append(live)
+        self.tell(live)
+        return live
+
+    def tell(self, live: Live, with_previews: bool = False) -> None:
+        """Send what is new of a run to every page."""
+        message = live.as_json(live.sent)
+        live.sent, live.sent_at = len(live.losses), time.monotonic()
+        if with_previews:
+            message["previews"] = live.previews
+        if self.server is not None:
+            self.server.send_sync(EVENT, message)
+
+    def step(self, live: Live, step: Step) -> None:
+        """Add a step, and send it now or with the next ones."""
+        live.losses.append(step.loss)
+        if time.monotonic() - live.sent_at >= EVERY_SECONDS:
+            self.tell(live)
+
+    def say(self, live: Live, words: str) -> None:
+        """Show words under the chart."""
+        live.words = words
+        self.tell(live)
+
+    def end(self, live: Live, state: str, words: str = "") -> None:
+        """`state` is finished, stopped or failed."""
+        live.state, live.words, live.ended = state, words or live.words, time.monotonic()
+        self.tell(live)
+
+    def show(self, live: Live, previews: Sequence[dict[str, str]]) -> None:
+        """Replace the previews: label, prompt (its beginning) and JPEG as base64 each."""
+        live.previews = [{**each, "prompt": each["prompt"][:LONGEST_PROMPT]} for each in previews]
+        self.tell(live, with_previews=True)
+
+    def running(self, id_: str) -> Live | None:
+        """The run of that id, if it is on."""
+        return next((run for run in self.runs if run.id == id_ and run.state == "running"), None)
+
+
+def board() -> Board:
+    """This server's board; made with its first use."""
+    server: Any = getattr(PromptServer, "instance", None)
+    if not hasattr(server, "send_sync"):
+        return Board(None)
+    if not hasattr(server, "esd_board"):
+        server.esd_board = Board(server)
+    found: Board = server.esd_board
+    return found
+
+
+def add_routes() -> None:
+    """GET /esd/runs for a page that was reloaded, POST /esd/runs/ID/finish for its button, and no more below /esd."""
+    server: Any = getattr(PromptServer, "instance", None)
+    if not hasattr(server, "routes") or hasattr(server, "esd_routes"):
+        return  # a process of nodes alone has no routes
+    server.esd_routes = True
+
+    @server.routes.get("/esd/runs")
+    async def runs(request: web.Request) -> web.Response:
+        return web.json_response({"runs": [{**run.as_json(), "previews": run.previews} for run in list(board().runs)]})
+
+    @server.routes.post("/esd/runs/{id}/finish")
+    async def finish(request: web.Request) -> web.Response:
+        run = board().running(request.match_info["id"])
+        if run is None:
+            return web.json_response({"error": "This run is not on any more."}, status=404)
+        run.finish = True
+        log.info("ESD: the page asks to finish now")
+        return web.json_response({"state": "finishing"})
+
+    @server.routes.route("*", "/esd/{rest:.*}")  # or the host would look for a file of that name, whatever it is
+    async def nothing(request: web.Request) -> web.Response:
+        return web.json_response({"error": "There is nothing here."}, status=404)

@@ -1,0 +1,1 @@
+"""What nodes draw: charts and grids of labelled pictures."""

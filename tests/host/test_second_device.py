@@ -1,0 +1,82 @@
+"""Erase on a GPU, in every state of the host's memory manager: the CPU's bits, nothing left behind.
+
+There is no GPU here: `second_device/` makes a second device of ordinary memory and tells the host that it is its GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.paths import ROOT
+
+sys.path.append(str(ROOT / "tests" / "second_device"))
+from states import ALLOWED_TO_DIFFER, FORETOLD, RESIDENCY, STATES  # noqa: E402
+
+SECONDS = 3600
+SCRIPT = ROOT / "tests" / "second_device" / "states.py"
+DOCUMENT = ROOT / "docs" / "devices.md"
+
+
+def arm(name: str, host: Path, folder: Path) -> dict[str, dict[str, Any]]:
+    """All states in a process of its own, since a host takes its device once."""
+    out = folder / f"{name}.json"
+    packages = os.pathsep.join(each for each in sys.path if each.endswith("test-packages"))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": packages}
+    line = [sys.executable, str(SCRIPT), name, str(host), str(out)]
+    ended = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    found: dict[str, dict[str, Any]] = json.loads(out.read_text("utf-8"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def arms(comfy_path, tmp_path_factory):
+    """The results of an arm, run once."""
+    made: dict[str, dict[str, dict[str, Any]]] = {}
+
+    def of(name: str) -> dict[str, dict[str, Any]]:
+        if name not in made:
+            made[name] = arm(name, comfy_path, tmp_path_factory.mktemp("arms"))
+        return made[name]
+
+    return of
+
+
+def check(cpu: dict[str, Any], device: dict[str, Any], name: str) -> None:
+    """What must hold after a state."""
+    assert "error" not in cpu and "error" not in device, (cpu.get("error"), device.get("error"))
+    assert device["left"] == 0, "something of ours is still on the device"
+    assert not device["changed"], "the host's own weights have changed"
+    assert device["model drawn"] == cpu["model drawn"], "the MODEL draws another picture"
+    assert device["digest"] == cpu["digest"] or name in ALLOWED_TO_DIFFER
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_on_the_device_as_on_the_cpu(arms, name):
+    check(arms("cpu")[name], arms("device")[name], name)
+
+
+@pytest.mark.parametrize("name", FORETOLD)
+def test_the_peak_is_as_foretold(arms, name):
+    row = arms("device")[name]
+    assert 0.85 <= row["peak"] / row["foretold"] <= 1.15, (row["peak"] >> 20, row["foretold"] >> 20)
+
+
+@pytest.mark.parametrize("residency", RESIDENCY)
+@pytest.mark.parametrize("name", STATES)
+def test_under_dynamic_vram_as_on_the_cpu(arms, comfy_path, residency, name):
+    if not (comfy_path / "comfy" / "memory_management.py").is_file():
+        pytest.skip("this host has no DynamicVRAM")
+    check(arms("cpu")[name], arms("dynamic")[f"{residency}: {name}"], name)
+
+
+def test_every_state_is_a_row_of_the_document():
+    text = DOCUMENT.read_text("utf-8")
+    assert [name for name in STATES if f"| {name} |" not in text] == []

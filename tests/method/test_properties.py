@@ -1,0 +1,476 @@
+"""Properties of every public function of the method, on inputs of every kind: right, or refused in one sentence."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from safetensors.torch import save
+
+from esd_pack.esd import (
+    concepts,
+    denoiser,
+    erasure,
+    errors,
+    examples,
+    metadata,
+    objective,
+    report,
+    selection,
+    snapshot,
+    train,
+    trajectory,
+)
+from esd_pack.esd import settings as runs
+from esd_pack.esd.errors import EsdError
+from esd_pack.esd.files import atomic, lazy, lazy_tensor, pickle_scan, safetensors_header, safetensors_write, torch_zip
+from esd_pack.esd.formats import detect, difference, diffusers, load, lora, official
+from esd_pack.esd.formats import network as networks
+from support.erasure_files import SHAPES, network
+from support.fakes import WIDTH, FakeDenoiser, Told, told
+from support.odd_values import (
+    COUNTED,
+    FIELDS,
+    JSON,
+    NUMBERS,
+    SHAPE,
+    SIZES,
+    TEXTS,
+    examples_of,
+    outcome,
+    tensors,
+    tensors_of,
+)
+from support.outcomes import record
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class TestConcepts:
+    """What a user types."""
+
+    @examples_of(150)
+    @given(TEXTS, TEXTS, TEXTS, NUMBERS)
+    def test_a_concept(self, erase, erase_from, replace_with, weight):
+        made = outcome(lambda: concepts.make_concept(erase, erase_from, replace_with, weight))
+        if made is not None:
+            assert made.erase == erase.strip() != "" and 0 < made.weight < math.inf
+            assert {made.student_prompt, made.anchor_prompt, made.erase, ""} == set(made.prompts)
+            assert made.student_prompt != made.replace_with
+            json.dumps([made.erase, made.erase_from, made.replace_with]).encode()
+            "".join(made.prompts).encode()
+
+    @examples_of(100)
+    @given(st.lists(TEXTS, max_size=4).map("\n".join), NUMBERS)
+    def test_a_keep(self, text, weight):
+        made = outcome(lambda: concepts.make_keep(text, weight))
+        if made is not None:
+            assert made.prompts and all(p == p.strip() != "" for p in made.prompts) and 0 <= made.weight < math.inf
+            assert len(set(made.prompts)) == len(made.prompts)
+            words = concepts.prompts_of([concepts.Concept("x")], [made])
+            assert words[:2] == ["", "x"] and set(made.prompts) <= set(words) and len(set(words)) == len(words)
+
+    @examples_of(40)
+    @given(st.text())
+    def test_an_error_is_one_printable_line(self, words):
+        assert str(errors.EsdError(words)).isprintable()
+        assert errors.EsdError("The x is 1: make it 2.").args == ("The x is 1: make it 2.",)
+
+
+class TestSettings:
+    """The settings of a run."""
+
+    @examples_of(250)
+    @given(st.sampled_from(sorted(FIELDS)), NUMBERS | TEXTS)
+    def test_one_field(self, name, value):
+        assume(isinstance(value, str) == isinstance(FIELDS[name], str))
+        made = outcome(lambda: runs.check(replace(runs.Settings(), **{name: value})))
+        if made is not None and name in runs._RANGES:
+            low, high = runs._RANGES[name]
+            assert low <= value <= high
+            assert made.points == made.steps * made.batch_size * made.accumulate and made.pool_size > 0
+
+    @examples_of(40)
+    @given(TEXTS | st.sampled_from(sorted(runs.PRESETS)))
+    def test_a_preset(self, name):
+        made = outcome(lambda: runs.with_preset(runs.Settings(seed=7), name))
+        assert made is None or (runs.check(made) is made and made.seed == 7)
+        assert (made is None) == (name not in ("custom", *runs.PRESETS))
+
+    @examples_of(80)
+    @given(
+        TEXTS | st.sampled_from(sorted(selection.METHODS)), st.lists(st.sampled_from(sorted(SHAPES)) | TEXTS), st.data()
+    )
+    def test_a_selection(self, method, names, data):
+        kinds = [data.draw(st.sampled_from(("linear", "conv", "other"))) for _ in names]
+        found = [selection.Weight(name, kind) for name, kind in zip(names, kinds, strict=True)]
+        naming = data.draw(st.sampled_from((selection.UNET, selection.SDXL_UNET, selection.Naming(methods=("esd-x",)))))
+        chosen = outcome(lambda: selection.select(method, found, naming))
+        assert chosen is None or (chosen and [n for n in names if n in chosen][: len(chosen)] is not None)
+        if chosen is not None and method == "full":
+            assert chosen == names
+
+
+def runs_of(**fields):
+    return runs.Settings(**{"steps": 1, "walk_steps": 3, "points_per_walk": 2, "walk_batch": 2, "pool": 3, **fields})
+
+
+class TestTraining:
+    """The loop on a network of two matrices."""
+
+    @examples_of(60)
+    @given(
+        steps=st.integers(0, 3),
+        eta=NUMBERS,
+        learning_rate=NUMBERS,
+        grid=st.integers(1, 5),
+        per_walk=st.integers(1, 7),
+        batch=st.integers(1, 3),
+        refresh=st.integers(0, 5),
+        weight=st.sampled_from((0.0, 1.0, 1e300)),
+        choice=st.tuples(st.sampled_from(runs.SOURCES), st.booleans(), st.sampled_from(("adamw", "adafactor"))),
+        seed=st.sampled_from((0, 1, 2**64 - 1)),
+    )
+    def test_a_run(self, steps, eta, learning_rate, grid, per_walk, batch, refresh, weight, choice, seed):
+        made = runs.Settings(
+            steps=steps, eta=eta, learning_rate=learning_rate, walk_steps=grid, points_per_walk=per_walk,
+            batch_size=batch, refresh=refresh, pool=3, seed=seed, walk_batch=2, source=choice[0],
+            coarse_walks=choice[1], optimizer=choice[2],
+        )  # fmt: skip
+        keeps = [concepts.make_keep("dog\nsky", weight)]
+        fake, heard = FakeDenoiser(), []
+
+        def whole():
+            runs.check(made)
+            return train.erase(fake, Told(), [concepts.make_concept("cat", "pet")], keeps, made, heard.append)
+
+        losses = outcome(whole)
+        if losses is not None:
+            assert len(losses) == len(heard) == steps and all(map(math.isfinite, losses))
+            assert [step.index for step in heard] == list(range(steps)) and heard[0].prompt == "pet"
+
+    @examples_of(15)
+    @given(st.integers(0, 3), st.integers(0, 3))
+    def test_batches_of_given_examples(self, steps, micro):
+        assume(micro)
+        fake = FakeDenoiser()
+        point = examples.Example(torch.ones(2, 4, 4), 1.0, "cat", torch.zeros(2, 4, 4))
+        assert len(train.fit(fake, Told(), [[[point]] * micro] * steps, runs_of())) == steps
+
+    def test_gradients_streams_and_draws(self):
+        fake, made = FakeDenoiser(), runs_of(batch_size=2, accumulate=3)
+        pools = train.streams(fake, Told(), [concepts.make_concept("cat")], [concepts.make_keep("dog", 2.0)], made)
+        micro = train.draw(pools, made)
+        assert [len(batch) for batch in micro] == [4, 4, 4]
+        optimizer = train.make_optimizer(made, list(fake.trainable.values()))
+        assert math.isfinite(train.gradients(fake, Told(), optimizer, micro, 0))
+        assert math.isfinite(train.backward(fake, Told(), micro[0], 0.5))
+
+    @examples_of(40)
+    @given(NUMBERS, NUMBERS, st.sampled_from(sorted(objective.ETA_OFFSET)), st.booleans())
+    def test_the_target_and_eta(self, eta, guidance, era, erase_from):
+        a, e, n = torch.randn((3, 2, 2, 4, 4), generator=torch.Generator().manual_seed(0))
+        assume(abs(eta) < 1e30 and abs(guidance) < 1e30)
+        eta, guidance = float(eta), float(guidance)
+        assert torch.allclose(objective.target(a, n, n, eta), a)
+        assert torch.equal(objective.target(a, e, n, 0.0), a)
+        assert float(objective.loss(a, a)) == 0 and float(objective.loss(a, e, torch.zeros(2))) == 0
+        back = objective.eta_from_negative_guidance(guidance, era, erase_from) + objective.ETA_OFFSET[era]
+        assert erase_from or back == pytest.approx(guidance, rel=1e-6, abs=1)
+
+    @examples_of(40)
+    @given(st.lists(st.integers(1, 9) | st.sampled_from((77, 154, 997, 1009)), min_size=1, max_size=4))
+    def test_conditions_of_any_length_stack(self, lengths):
+        made = outcome(lambda: denoiser.stack([denoiser.Condition({"t": torch.ones(1, n, 2)}) for n in lengths]))
+        assert (made is None) == (math.lcm(*lengths) > denoiser.MOST_TOKENS)
+        if made is not None:
+            assert made.tensors["t"].shape == (len(lengths), math.lcm(*lengths), 2)
+            assert len(denoiser.same_length([torch.ones(1, n) for n in lengths])) == len(lengths)
+
+    @examples_of(60)
+    @given(st.integers(1, 4), st.integers(1, 12), st.integers(1, 30), st.integers(0, 2**63 - 1), st.booleans())
+    def test_routes(self, walks, per_walk, grid, seed, coarse):
+        per_walk = min(per_walk, grid)
+        plan = examples.coarse_route if coarse else examples.full_route
+        route = plan(walks, per_walk, grid, torch.Generator().manual_seed(seed))
+        assert route.levels.shape == route.kept.shape and (route.levels.diff(dim=0) >= 0).all()
+        assert 0 <= int(route.levels.min()) and int(route.levels.max()) < grid
+        assert (route.kept.sum(dim=0) == per_walk).all() and not route.levels[0].any()
+
+    @examples_of(25)
+    @given(st.integers(1, 4), st.integers(1, 4), st.floats(0, 20), st.booleans())
+    def test_a_walk_and_its_harvest(self, walks, grid, guidance, student):
+        fake = FakeDenoiser()
+        noise = torch.randn((walks, 2, 4, 4), generator=torch.Generator().manual_seed(walks))
+        sigmas = fake.sigmas(grid)
+        levels = list(
+            trajectory.walk(fake, noise, told(""), [told("cat")] * walks, sigmas[:-1, None].expand(-1, walks), guidance)
+        )
+        assert [level.index for level in levels] == list(range(grid))
+        one = trajectory.step(fake, levels[0].null, levels[0].x, levels[0].sigma, levels[0].sigma)
+        assert torch.equal(one, levels[0].x), "no way, no change"
+        lessons = [examples.lesson(concepts.make_concept("cat"), runs_of())] * walks
+        route = examples.full_route(walks, grid, grid, torch.Generator().manual_seed(0))
+        made = runs_of(walk_guidance=guidance, source="student" if student else "base")
+        points = examples.harvest(fake, Told(), lessons, noise, route, sigmas, made)
+        assert len(points) == walks * grid and all(p.x.shape == p.target.shape == (2, 4, 4) for p in points)
+        again = examples.finish(fake, Told(), levels[0], dict(enumerate(lessons)), True)
+        if not student:
+            assert torch.allclose(again[0].target, points[0].target, atol=1e-4)
+        assert examples.keep_lessons([concepts.Keep(("a", "b"), 0.0)]) == []
+
+    @examples_of(60)
+    @given(st.floats(0, 20), st.none() | st.floats(0, 20), st.sampled_from(("", "man in a hat")))
+    def test_a_lesson_has_the_eta_of_its_concept_or_is_refused(self, eta, other, erase_from):
+        concept, settings = concepts.make_concept("hat", erase_from=erase_from), runs_of(eta=eta, eta_erase_from=other)
+        wanted = other if erase_from and other is not None else eta
+        assert examples.eta_of(concept, settings) == wanted
+        made = outcome(lambda: examples.lesson(concept, settings))
+        assert (made is None) == bool(erase_from and not wanted)
+        assert made is None or made.eta == wanted
+
+    def test_a_snapshot_comes_back(self, tmp_path):
+        run = train.Training(FakeDenoiser(), Told(), [concepts.make_concept("cat")], [], runs_of(steps=2))
+        next(iter(run))
+        snapshot.write_snapshot(run.snapshot(), tmp_path / "s", "run")
+        found = snapshot.read_snapshot(tmp_path / "s", "run", run.denoiser)
+        assert list(found.losses) == run.losses
+
+
+ABOUT = ("esd.concepts", "esd.keeps", "esd.settings", "esd.eta", "esd.method")
+
+
+def change(shape=(8, 8)):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))) * 0.1
+
+
+class TestWeights:
+    """Results, their description and their files."""
+
+    @examples_of(80)
+    @given(
+        st.dictionaries(TEXTS, tensors(), max_size=3),
+        st.dictionaries(st.sampled_from(ABOUT), JSON.map(json.dumps) | TEXTS, max_size=5),
+    )
+    def test_any_weights_with_any_metadata_are_described(self, found, about):
+        erased = erasure.ErasedWeights({erasure.PREFIX + n: t for n, t in found.items()}, about)
+        assert f"changes {len(found)} tensors" in report.describe(erased)
+        norms = report.layer_norms(erased)
+        assert all(norm >= 0 or math.isnan(norm) for norm in norms.values()) and len(norms) <= len(found)
+        assert all(isinstance(v, str) for v in official.to_official(about, "SD1.x").values())
+        assert set(official.from_official(about | {"format": official.FORMAT})) <= {
+            "esd.concepts", "esd.method", "esd.base_file", "esd.eta"}  # fmt: skip
+        assert repr(erased).startswith("ErasedWeights(") and erased.get_ram_usage() >= 0
+
+    @examples_of(60)
+    @given(JSON.map(json.dumps) | TEXTS)
+    def test_metadata(self, text):
+        assert isinstance(metadata.table(text), dict) and all(isinstance(t, dict) for t in metadata.tables(text))
+        assert isinstance(metadata.words(text), str) and metadata.words(3) == ""
+        found = metadata.number(text)
+        assert found is None or math.isfinite(found)
+
+    @examples_of(40)
+    @given(NUMBERS | TEXTS | st.none() | st.lists(SIZES))
+    def test_a_number_of_metadata(self, value):
+        found = metadata.number(value)
+        assert found is None or math.isfinite(found)
+
+    @examples_of(60)
+    @given(TEXTS)
+    def test_a_lora_key(self, name):
+        made = outcome(lambda: erasure.lora_key(name))
+        assert (made is None) == (name.rpartition(".")[2] not in erasure.SUFFIXES)
+
+    @examples_of(40)
+    @given(tensors(), st.dictionaries(st.text(), st.text(), max_size=3))
+    def test_differences_come_back(self, tmp_path, tensor, about):
+        name = "out.0.weight"
+        erased = erasure.ErasedWeights({erasure.PREFIX + name: tensor}, about)
+        outcome(lambda: erasure.save_differences(erased, tmp_path / "w"))
+        with lazy.opened(tmp_path / "w") as file:
+            (back,) = file.tensors.values()
+            assert back.shape == tuple(tensor.shape) and file.metadata == about
+            assert torch.equal(back.load().nan_to_num(), tensor.nan_to_num())
+        atomic.write_safetensors({"x": tensor}, tmp_path / "w", {})
+
+    @examples_of(60)
+    @given(tensors(2, 4), st.integers(-3, 9) | st.just(10**9), NUMBERS)
+    def test_a_lora(self, tensor, rank, energy):
+        erased = erasure.ErasedWeights({erasure.PREFIX + "a.weight": tensor})
+        made = outcome(lambda: lora.decompose(erased, rank, energy))
+        if made is not None:
+            assert 0 <= made.energy <= 1.000001
+        if made is not None and tensor.numel():
+            up, down, (kept, total) = lora.low_rank(tensor.float(), rank, energy)
+            assert kept <= total * 1.000001 and up.shape[1] == down.shape[0]
+            if rank > 5:
+                product = (up.flatten(1) @ down.flatten(1)).reshape(tensor.shape)
+                assert torch.allclose(product, tensor.float(), atol=1e-4)
+
+    @examples_of(30)
+    @given(st.sampled_from((OSError(28, "No space left"), None, EsdError("It is full: empty it."))))
+    def test_files_are_whole_or_not_there(self, tmp_path, error):
+        def fill(path):
+            (path if path.suffix != ".folder" and not path.is_dir() else path / "x").write_bytes(b"1")
+            if error:
+                raise error
+
+        for made, writer in (
+            (tmp_path / "a", atomic.write_atomically),
+            (tmp_path / "b", atomic.write_folder_atomically),
+        ):
+            outcome(lambda writer=writer, made=made: writer(made, fill))
+            assert made.exists() == (error is None)
+            if made.is_dir():
+                (made / "x").unlink()
+                made.rmdir()
+            made.unlink(missing_ok=True)
+        assert list(tmp_path.iterdir()) == []
+        assert atomic.writer_of(tmp_path / "a") is None
+
+
+class TestFormats:
+    """Files: see test_fuzz_files.py for damaged ones; here the functions by themselves."""
+
+    @examples_of(120)
+    @given(
+        st.dictionaries(st.sampled_from(sorted(SHAPES)) | TEXTS, tensors(), max_size=3),
+        st.sampled_from((*load.INTERPRETATIONS, "", "x")),
+        st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=2),
+    )
+    def test_any_tensors_under_any_names(self, tmp_path, found, interpret, about):
+        assume(not any("\ud800" in name for name in found))
+        (tmp_path / "w").write_bytes(save(found, about or None))
+        safetensors_header.safetensors_header(tmp_path / "w")
+        made = outcome(lambda: load.load_erasure(tmp_path / "w", load.Base(network()), interpret))
+        assert made is None or all(torch.isfinite(t).all() for t in made.weights.differences.values())
+
+    @examples_of(60)
+    @given(
+        st.recursive(tensors(), lambda inner: st.dictionaries(TEXTS | st.integers(), inner, max_size=3), max_leaves=5)
+    )
+    def test_any_tables_as_a_pytorch_file(self, tmp_path, tree):
+        torch.save(tree, tmp_path / "w")
+
+        def whole():
+            with lazy.opened(tmp_path / "w") as file:
+                return {name: t.load() for name, t in file.tensors.items()}
+
+        found = outcome(whole)
+        if found is not None:
+            flat = dict(lazy.flattened(tree.get("state_dict", tree)))
+            assert {n: tuple(t.shape) for n, t in flat.items()} == {n: tuple(t.shape) for n, t in found.items()}
+            assert torch_zip.check_torch_zip(tmp_path / "w")
+            torch_zip.refuse_bomb(tmp_path / "w")
+
+    @examples_of(80)
+    @given(
+        st.binary(max_size=60), st.sampled_from((b"", b"\x80\x02", b"\x80\x04", b"PK\x03\x04", b"\2\0\0\0\0\0\0\0{}"))
+    )
+    def test_any_bytes(self, tmp_path, raw, start):
+        (tmp_path / "w").write_bytes(start + raw)
+        outcome(lambda: load.load_erasure(tmp_path / "w", load.Base(network())))
+        outcome(lambda: pickle_scan.check_pickle(tmp_path / "w", io.BytesIO(raw)))
+        try:
+            pickle_scan.pickled_names(io.BytesIO(raw))
+        except (ValueError, IndexError, TypeError):
+            COUNTED["refused"] += 1
+
+    @examples_of(80)
+    @given(SHAPE.flatmap(lambda shape: st.tuples(tensors_of(shape), tensors_of(shape))), st.booleans())
+    def test_a_comparison(self, pair, without_rounding):
+        value, base = pair
+        found = outcome(
+            lambda: difference.compare({"x": lazy_tensor.in_memory(value)}, lambda _: base, without_rounding)
+        )
+        if found is not None:
+            assert found.compared == 1 and found.equal + len(found.differences) == 1
+            assert found.doubt(1) is None or isinstance(found.doubt(1), str)
+        assert difference.equal_up_to_rounding(base, base) or base.isnan().any()
+        outcome(lambda: difference.require_finite("x", value))
+
+    @examples_of(60)
+    @given(st.lists(SIZES, max_size=4).map(tuple), st.lists(SIZES, max_size=4).map(tuple))
+    def test_shapes_that_fit(self, one, other):
+        assert detect.fits(one, one) and detect.fits(one, other) == detect.fits(other, one)
+        if detect.fits(one, other):
+            assert math.prod(one) == math.prod(other)
+
+    @examples_of(60)
+    @given(TEXTS | st.sampled_from(sorted(SHAPES)))
+    def test_names_of_a_network(self, name):
+        ours = network()
+        assert ours.host_name(name) in (None, *SHAPES)
+        assert set(networks.module_paths(ours).values()) == {n.rpartition(".")[0] for n in SHAPES}
+        assert networks.kohya_path(name).startswith("lora_unet_") and "." not in networks.kohya_path(name)
+        assert set(networks.diffusers_names(ours)) == set(SHAPES)
+
+    @examples_of(30)
+    @given(st.sets(st.sampled_from([n for n in sorted(SHAPES) if "attn2" in n]), max_size=3))
+    def test_absolute_values(self, tmp_path, names):
+        ours = network()
+        erased = erasure.ErasedWeights({erasure.PREFIX + n: change(SHAPES[n]) for n in names})
+        made = official.official_tensors(erased, ours)
+        assert len(made) == len(names)
+        for name in names:
+            wanted = ours.weight(name) + change(SHAPES[name])
+            assert torch.equal(official.absolute(ours, name, change(SHAPES[name])).load(), wanted)
+        safetensors_write.write_stream(tmp_path / "w", made, {})
+        with lazy.opened(tmp_path / "w") as file:
+            assert file.tensors.keys() == made.keys()
+            if made:
+                content = detect.recognise(file, ours)
+                assert set(content.tensors) == set(names)
+                assert load.describe(tmp_path / "w", file, content)["esd.source_file"] == "w"
+
+    @examples_of(40)
+    @given(
+        st.integers(1, 4),
+        st.lists(st.integers(0, 3), min_size=2, max_size=2),
+        st.integers(-2, 3),
+        st.sampled_from((0, 8, 2816)),
+    )
+    def test_a_diffusers_configuration(self, channels, depths, middle, vector):
+        shape = diffusers.UnetShape(
+            4, 4, (320, 640), (1, channels), tuple(depths), middle, tuple(depths), 768, False, 0, vector
+        )
+        made = outcome(lambda: diffusers.config(shape))
+        assert made is None or json.loads(json.dumps(made)) == made
+
+    def test_a_whole_unet(self, tmp_path):
+        erased = erasure.ErasedWeights({erasure.PREFIX + "out.0.weight": change((8,))})
+        shape = diffusers.UnetShape(4, 4, (320,), (1,), (1,), 1, (1,), 768, False, 8, 0)
+        diffusers.write_unet(tmp_path, erased, network(), shape)
+        assert {p.name for p in tmp_path.iterdir()} == {"config.json", diffusers.WEIGHTS_FILE}
+
+
+def test_every_public_function_has_a_property():
+    """Every name that a module of esd/ defines for others is used in this file."""
+    own = ast.parse(Path(__file__).read_text("utf-8"))
+    used = {n.attr for n in ast.walk(own) if isinstance(n, ast.Attribute)} | {
+        n.id for n in ast.walk(own) if isinstance(n, ast.Name)
+    }
+    missing = [
+        f"{path.stem}.{node.name}"
+        for path in sorted((ROOT / "esd").rglob("*.py"))
+        for node in ast.parse(path.read_text("utf-8")).body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and node.name not in used
+    ]
+    assert missing == []
+    assert WIDTH == 3
+
+
+def test_the_properties_are_counted():
+    """The row of the table; it counts what the properties above tried."""
+    if COUNTED["tried"] > 1000:
+        counts = {"refused in one sentence": COUNTED["refused"], "right": COUNTED["tried"] - COUNTED["refused"]}
+        record("odd texts, numbers, shapes and files for every public function of esd/", COUNTED["tried"], counts)

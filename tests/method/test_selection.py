@@ -1,0 +1,176 @@
+"""Which weights each method trains: the rules on names, and the counts on the real shapes of SD1.x and SDXL."""
+
+from __future__ import annotations
+
+import pytest
+
+from esd_pack.esd.errors import EsdError
+from esd_pack.esd.selection import METHODS, SDXL_UNET, UNET, Naming, Weight, select
+
+BLOCK = "input_blocks.1.1.transformer_blocks.0"
+WEIGHTS = [
+    Weight("time_embed.0.weight", "linear"),
+    Weight("input_blocks.0.0.weight", "conv"),
+    Weight("input_blocks.1.0.in_layers.0.weight", "other"),
+    Weight("input_blocks.1.0.in_layers.2.weight", "conv"),
+    Weight("input_blocks.1.0.emb_layers.1.weight", "linear"),
+    Weight(f"{BLOCK}.norm2.weight", "other"),
+    Weight(f"{BLOCK}.attn1.to_q.weight", "linear"),
+    Weight(f"{BLOCK}.attn2.to_q.weight", "linear"),
+    Weight(f"{BLOCK}.attn2.to_k.weight", "linear"),
+    Weight(f"{BLOCK}.attn2.to_v.weight", "linear"),
+    Weight(f"{BLOCK}.attn2.to_out.0.bias", "linear"),
+    Weight("input_blocks.4.1.transformer_blocks.0.attn1.to_q.weight", "linear"),
+    Weight("output_blocks.8.1.transformer_blocks.0.attn2.to_q.weight", "linear"),
+    Weight("output_blocks.8.0.out_layers.3.weight", "conv"),
+    Weight("label_emb.0.0.weight", "linear"),
+    Weight("out.0.weight", "other"),
+    Weight("out.2.weight", "conv"),
+]
+SD1, SDXL = UNET, SDXL_UNET
+LINEAR_AND_CONV = {w.name for w in WEIGHTS if w.kind != "other"}
+TEXT = {w.name for w in WEIGHTS if "attn2" in w.name}
+SELF = {w.name for w in WEIGHTS if "attn1" in w.name}
+EMBEDDINGS = {"time_embed.0.weight", "label_emb.0.0.weight", "input_blocks.1.0.emb_layers.1.weight"}
+ENDS = {"input_blocks.0.0.weight", "out.2.weight"}
+ALL = {w.name for w in WEIGHTS}
+EXPECTED = [
+    ("esd-x", SD1, TEXT),
+    ("esd-x-strict", SD1, {f"{BLOCK}.attn2.to_k.weight", f"{BLOCK}.attn2.to_v.weight"}),
+    ("esd-u", SD1, LINEAR_AND_CONV - TEXT),
+    ("esd-all", SD1, LINEAR_AND_CONV),
+    ("selfattn", SD1, SELF),
+    ("esd-x", SDXL, TEXT),
+    ("esd-u", SDXL, LINEAR_AND_CONV - TEXT - EMBEDDINGS - ENDS),
+    ("esd-all", SDXL, LINEAR_AND_CONV - EMBEDDINGS - ENDS),
+    ("xattn", SD1, TEXT),
+    ("noxattn", SD1, ALL - TEXT - {"time_embed.0.weight", "out.0.weight", "out.2.weight"}),
+    ("full", SD1, ALL),
+    ("notime", SD1, ALL - {"time_embed.0.weight", "out.0.weight", "out.2.weight"}),
+    ("xlayer", SD1, {"output_blocks.8.1.transformer_blocks.0.attn2.to_q.weight"}),
+    ("selflayer", SD1, {"input_blocks.4.1.transformer_blocks.0.attn1.to_q.weight"}),
+]
+
+
+@pytest.mark.parametrize(("method", "naming", "expected"), EXPECTED)
+def test_rules_on_names(method, naming, expected):
+    chosen = select(method, WEIGHTS, naming)
+    assert set(chosen) == expected
+    assert chosen == [w.name for w in WEIGHTS if w.name in expected]  # in the network's order
+
+
+def test_every_method_is_listed_here():
+    assert {method for method, _, _ in EXPECTED} == set(METHODS)
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(EsdError, match='There is no method "esd-y": choose one of esd-x, esd-x-strict'):
+        select("esd-y", WEIGHTS)
+
+
+def test_a_method_that_a_family_does_not_have_is_refused():
+    with pytest.raises(EsdError, match='"xlayer" is not defined for this kind of model: choose esd-x or esd-u'):
+        select("xlayer", WEIGHTS, Naming(methods=("esd-x", "esd-u")))
+
+
+def test_selecting_nothing_is_refused():
+    with pytest.raises(EsdError, match='The method "selfattn" selects no weight of this model: choose another'):
+        select("selfattn", [Weight("out.2.weight", "conv")])
+
+
+UNETS = {
+    "SD15": {
+        "num_heads": 8,
+        "context_dim": 768,
+        "channel_mult": [1, 2, 4, 4],
+        "num_res_blocks": [2, 2, 2, 2],
+        "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+        "transformer_depth_middle": 1,
+        "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+        "use_linear_in_transformer": False,
+    },
+    "SDXL": {
+        "num_head_channels": 64,
+        "context_dim": 2048,
+        "channel_mult": [1, 2, 4],
+        "num_res_blocks": [2, 2, 2],
+        "transformer_depth": [0, 0, 2, 2, 10, 10],
+        "transformer_depth_middle": 10,
+        "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+        "use_linear_in_transformer": True,
+        "num_classes": "sequential",
+        "adm_in_channels": 2816,
+    },
+}
+"""What the shapes of the real files say; `network` holds the host's own detection to it."""
+
+
+@pytest.fixture(scope="module")
+def networks(comfy):
+    """SD1.5 and SDXL by name, in full size and without memory, built from what the host detects in such files."""
+    import comfy.model_detection
+    import comfy.ops
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+    def build(**config):
+        return UNetModel(**config, device="meta", operations=comfy.ops.disable_weight_init)
+
+    def detected(name, config):
+        shapes = build(
+            image_size=32, in_channels=4, out_channels=4, model_channels=320, use_spatial_transformer=True, **config
+        )
+        found = comfy.model_detection.model_config_from_unet(shapes.state_dict(), "")
+        assert type(found).__name__ == name
+        network = build(**found.unet_config)
+        assert {n: t.shape for n, t in network.state_dict().items()} == {
+            n: t.shape for n, t in shapes.state_dict().items()
+        }
+        return network
+
+    return {name: detected(name, config) for name, config in UNETS.items()}
+
+
+PUBLISHED = [
+    ("SD15", UNET, "full", 686, 859.52),
+    ("SD15", UNET, "esd-x", 80, 43.96),
+    ("SD15", UNET, "xattn", 80, 43.96),
+    ("SD15", UNET, "esd-x-strict", 32, 19.17),
+    ("SD15", UNET, "selfattn", 80, 49.57),
+    ("SD15", UNET, "esd-u", 388, 815.36),
+    ("SD15", UNET, "esd-all", 468, 859.32),
+    ("SD15", UNET, "noxattn", 598, 813.50),
+    ("SD15", UNET, "notime", 678, 857.46),
+    ("SDXL", SDXL_UNET, "full", 1680, 2567.46),
+    ("SDXL", SDXL_UNET, "esd-x", 350, 545.67),
+    ("SDXL", SDXL_UNET, "esd-x-strict", 140, 340.79),
+    ("SDXL", SDXL_UNET, "selfattn", 350, 409.68),
+    ("SDXL", SDXL_UNET, "esd-u", 772, 1996.26),
+    ("SDXL", SDXL_UNET, "esd-all", 1122, 2541.93),
+]
+
+
+@pytest.mark.parametrize(("model", "naming", "method", "tensors", "millions"), PUBLISHED)
+def test_counts_on_the_real_shapes(networks, model, naming, method, tensors, millions):
+    from esd_pack.nodes.host.model.network import weights_of
+
+    sizes = {name: parameter.numel() for name, parameter in networks[model].named_parameters()}
+    names = select(method, weights_of(networks[model]), naming)
+    assert (len(names), round(sum(sizes[name] for name in names) / 1e6, 2)) == (tensors, millions)
+
+
+@pytest.mark.parametrize(("method", "tensors"), [("xlayer", 10), ("selflayer", 10)])
+def test_layer_methods_are_two_blocks_of_sd1(networks, method, tensors):
+    from esd_pack.nodes.host.model.network import weights_of
+
+    names = select(method, weights_of(networks["SD15"]))
+    assert len(names) == tensors and len({name.split(".")[1] for name in names}) == 2
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_other_layers_count_for_the_rules_of_2023_alone(method):
+    """A norm inside the attention that a rule names: trained by the rules that took any layer, and by no later one."""
+    names = [f"{block}.{attention}.{leaf}" for block in ("input_blocks.4", "output_blocks.6") for attention in
+             ("attn1", "attn2") for leaf in ("norm.weight", "to_k.weight", "to_k.norm.weight")]  # fmt: skip
+    weights = [Weight(name, "other" if "norm" in name else "linear") for name in names]
+    of_2023 = METHODS[method].source == "official 2023"
+    assert any("norm" in name for name in select(method, weights)) == of_2023

@@ -1,0 +1,552 @@
+"""States of a host in which Erase must give the CPU's bits: `python states.py ARM HOST OUT.json` runs them all.
+
+ARM is `cpu`, `device` (the host takes the second device for its GPU) or `dynamic` (its DynamicVRAM runs on it).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[2]
+sys.path[:0] = [str(ROOT), str(HERE), str(HERE.parent)]
+
+import second_device  # noqa: E402
+import torch  # noqa: E402
+from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
+
+from commands import inprocess  # noqa: E402
+from lab.launch import base  # noqa: E402
+from support.graphs import Graph, Remembering, slot  # noqa: E402
+
+QUICK = {"width": 64, "height": 64, "walk_steps": 4, "points_per_walk": 2, "walk_batch": 2, "pool": 4, "steps": 2}
+KEPT = {"preview_every": 0, "snapshot_every": 0, "start": "start over"}
+RESIDENCY = {
+    "resident": (None, False),
+    "half": (20 * 2**20, False),
+    "streamed": (0, False),
+    "fleeting": (None, True),
+}
+"""How many bytes of weights DynamicVRAM keeps on the device, and whether it takes them back at the next layer."""
+
+
+def digest(*things: Any) -> str:
+    """A hash of tensors and mappings of them; raises where one is not on the CPU."""
+    found = hashlib.sha256()
+    for thing in things:
+        for name, tensor in sorted(thing.items()) if isinstance(thing, dict) else [("", thing)]:
+            if tensor.device.type != "cpu":
+                raise AssertionError(f"{name} is on {tensor.device}")
+            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            found.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+class World:
+    """A host with the pack and the playground, on the CPU or on the second device."""
+
+    def __init__(self, arm: str, host: Path, folder: Path) -> None:
+        """Start the host in this process; call it once."""
+        sys.path.insert(0, str(host))
+        os.chdir(host)
+        from comfy.cli_args import args
+
+        args.cpu = args.use_pytorch_cross_attention = True
+        import comfy.model_management
+
+        self.management, self.gpu, self.driver = comfy.model_management, None, None
+        if arm != "cpu":
+            self.gpu = second_device.attach(comfy.model_management)
+            self.gpu.fp16 = self.gpu.bf16 = False
+        if arm == "dynamic":
+            import fake_aimdo
+
+            self.driver = fake_aimdo.enable(comfy.model_management, self.gpu)
+        inprocess.start(host, base.prepare_base(folder / arm, host))
+        import server
+
+        import nodes
+
+        server.PromptServer(asyncio.new_event_loop())
+        assert asyncio.run(nodes.load_custom_node(str(ROOT)))
+        self.nodes, self.output, self.need, self.begun = nodes, folder / arm / "output", None, 0
+        self.load()
+
+    def load(self) -> None:
+        """The playground anew."""
+        with torch.inference_mode():
+            loader = self.nodes.CheckpointLoaderSimple()
+            self.model, self.real_clip, self.vae = loader.load_checkpoint(base.CHECKPOINT)
+            self.clip = Remembering(self.real_clip)
+        self.as_loaded = self.bits()
+        self.left_by_the_host = self._left_by_the_host()
+
+    def module(self, name: str) -> Any:
+        """A module of the pack as the host loaded it, such as `nodes.host.erase`."""
+        (found,) = [m for key, m in sys.modules.items() if key.endswith(f".{name}") and str(ROOT) in key]
+        return found
+
+    def erase(self, model: Any = None, clip: Any = None, watch: Any = None, **changes: Any) -> Any:
+        """A run of two steps: concepts and keeps in words, settings by name."""
+        concepts = self.module("esd.concepts")
+        chosen = changes.pop("concepts", [concepts.make_concept("cat")])
+        keeps = [concepts.make_keep(text, 1.0) for text in changes.pop("keeps", [])]
+        settings = self.module("esd.settings").Settings(**{**QUICK, **changes})
+        erase = self.module("nodes.host.erase")
+        with self.set(erase, "fitted", self._noting(erase.fitted)):
+            return erase.erase_model(model or self.model, clip or self.clip, chosen, keeps, settings, watch=watch)
+
+    def _noting(self, fitted: Callable[..., Any]) -> Callable[..., Any]:
+        """Keep what memory was foretold, and what was on the device when the run began."""
+
+        def note(*args: Any) -> Any:
+            plan = fitted(*args)
+            self.need, self.begun = plan.need, second_device.allocated()
+            second_device.peak(reset=True)
+            return plan
+
+        return note
+
+    def watch(self, **changes: Any) -> Any:
+        """How the run is watched."""
+        return self.module("nodes.host.watch").Watch(**{**KEPT, "node": "1", **changes})
+
+    def concept(self, *words: str) -> Any:
+        """A concept from its words."""
+        return self.module("esd.concepts").make_concept(*words)
+
+    def drawn(self, model: Any = None) -> torch.Tensor:
+        """A latent that the stock KSampler draws."""
+        conditions = [self.clip.encode_from_tokens_scheduled(prompt) for prompt in ("cat", "")]
+        latent = {"samples": torch.zeros(1, 4, 8, 8)}
+        sampler = self.nodes.KSampler()
+        (found,) = sampler.sample(model or self.model, 5, 2, 3.0, "euler", "normal", *conditions, latent)
+        return found["samples"].clone()
+
+    def _left_by_the_host(self) -> int:
+        """Bytes on the device when the host has used all three by itself and has nothing loaded any more."""
+        if self.gpu is None:
+            return 0
+        with torch.inference_mode():
+            self.vae.decode(self.drawn())
+        self.clear()
+        return second_device.allocated()
+
+    def bits(self) -> str:
+        """A hash of the host's own weights."""
+        with torch.inference_mode():
+            return digest({name: t.detach().cpu() for name, t in self.model.model_state_dict().items()})
+
+    def eager_layers(self) -> AbstractContextManager[None]:
+        """Networks that have weights as soon as they are made, under DynamicVRAM too."""
+        if self.driver is None:
+            return nullcontext()
+        import comfy.memory_management
+
+        return self.set(comfy.memory_management, "aimdo_enabled", False)
+
+    def clear(self) -> None:
+        """What the host does at the end of a node and of a prompt, and nothing loaded, on neither device."""
+        self.module("nodes.host.loaded").end_streaming()
+        self.management.unload_all_models()
+        self.management.free_memory(1e30, torch.device("cpu"))
+        gc.collect()
+
+    @contextmanager
+    def set(self, thing: Any, name: str, value: Any) -> Iterator[None]:
+        """Set an attribute for a while."""
+        before = getattr(thing, name)
+        setattr(thing, name, value)
+        try:
+            yield
+        finally:
+            setattr(thing, name, before)
+
+
+State = Callable[[World], Any]
+STATES: dict[str, State] = {}
+
+
+def state(words: str) -> Callable[[State], State]:
+    """Register a state: what it returns is hashed, and must be the same on the CPU and on the device."""
+
+    def register(function: State) -> State:
+        STATES[words] = function
+        return function
+
+    return register
+
+
+def simple(words: str, **changes: Any) -> None:
+    """A state that differs from the plain run by settings alone."""
+    STATES[words] = lambda world: world.erase(**changes).weights.differences
+
+
+simple("esd-x, nothing loaded before")
+simple("esd-x-strict", method="esd-x-strict")
+simple("esd-u", method="esd-u", steps=1)
+simple("keeps", keeps=["dog\nhouse"])
+simple("checkpointing on", checkpointing="on")
+simple("batch 2, accumulate 2", batch_size=2, accumulate=2)
+simple("student as source", source="student", pool=1, points_per_walk=1, steps=3)
+simple("optimiser adafactor", optimizer="adafactor")
+simple("precision bf16", precision="bf16")
+simple("precision fp16", precision="fp16", steps=1)
+
+
+LARGE = {"width": 256, "height": 256, "walk_batch": 1, "pool": 2}
+simple("256 pixels", **LARGE)
+simple("256 pixels, checkpointing on, batch 2", **{**LARGE, "checkpointing": "on", "batch_size": 2})
+simple("256 pixels, esd-u, adafactor", **{**LARGE, "method": "esd-u", "optimizer": "adafactor"})
+
+
+def family(words: str, row: str) -> None:
+    """A small network of a family's real layout with random weights."""
+
+    def run(world: World) -> Any:
+        import comfy.sd
+
+        from support.family_models import ROWS
+
+        with torch.inference_mode(False), world.eager_layers():
+            state = {name: t.clone() for name, t in ROWS[row].state().items()}
+        model = comfy.sd.load_diffusion_model_state_dict(state)
+        return dict(world.erase(model, ROWS[row].text, width=128, height=128, steps=2).weights.differences)
+
+    STATES[words] = run
+
+
+family("SD2.x", "sd2")
+family("SDXL", "koala")
+family("SD3", "sd3")
+
+FORETOLD = ("256 pixels", "256 pixels, checkpointing on, batch 2", "256 pixels, esd-u, adafactor", "SDXL")
+"""Where the peak on the device is held against what was foretold."""
+
+
+@state("erase from")
+def _(world: World) -> Any:
+    return world.erase(concepts=[world.concept("cat", "cat in a hat")]).weights.differences
+
+
+@state("several concepts")
+def _(world: World) -> Any:
+    concepts = [world.concept(word) for word in ("cat", "dog", "sepia style")]
+    return world.erase(concepts=concepts, batch_size=2, accumulate=2).weights.differences
+
+
+@state("a KSampler before, on the same MODEL")
+def _(world: World) -> Any:
+    before, erased = world.drawn(), world.erase()
+    if world.gpu is not None and world.driver is None:  # its loaded weights are shared, so it is not sent away
+        loaded = [each.model for each in world.management.current_loaded_models]
+        assert any(model is not None and world.model.is_clone(model) for model in loaded) and not world.need.copies
+    return before, erased.weights.differences, world.drawn()
+
+
+@state("another MODEL on the device, with room for both and without")
+def _(world: World) -> Any:
+    with torch.inference_mode():
+        other = world.nodes.CheckpointLoaderSimple().load_checkpoint(base.CHECKPOINT)[0]
+    found = []
+    for room in (2**40, None):
+        drawn = world.drawn(other)
+        if world.gpu is not None and room is None:
+            world.gpu.total = second_device.allocated() + 64 * 2**20
+        found += [drawn, world.erase().weights.differences]
+        if world.gpu is not None:
+            world.gpu.total = 24 * 2**30
+            loaded = [each.model for each in world.management.current_loaded_models]
+            kept = sum(m.loaded_size() for m in loaded if m is not None and other.is_clone(m))
+            assert world.driver or (kept > 100 * 2**20) is (room is not None), kept
+    return tuple(found)
+
+
+@state("a LoRA on the MODEL")
+def _(world: World) -> Any:
+    patched = world.model.clone()
+    name = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_v.weight"
+    change = torch.randn(patched.model_state_dict()[name].shape, generator=torch.Generator().manual_seed(1)) * 0.02
+    patched.add_patches({name: ("diff", (change,))}, 0.7)
+    before = world.drawn(patched)
+    erased = world.erase(patched)
+    return before, erased.weights.differences, world.drawn(erased.model), world.drawn()
+
+
+@state("an erased MODEL erased again")
+def _(world: World) -> Any:
+    first = world.erase()
+    second = world.erase(first.model, concepts=[world.concept("dog")])
+    return second.weights.differences, world.drawn(second.model)
+
+
+@state("a second run, equal to the first")
+def _(world: World) -> Any:
+    found = [digest(dict(world.erase().weights.differences)) for _ in range(2)]
+    assert found[0] == found[1]
+    return torch.tensor([int(found[0][:8], 16)])
+
+
+@state("the MODEL half on the device (lowvram patches)")
+def _(world: World) -> Any:
+    if world.gpu is not None:
+        world.gpu.only(60 * 2**20)
+        world.drawn()
+        world.gpu.total = 24 * 2**30
+    return world.erase().weights.differences
+
+
+def in_state(words: str, name: str) -> None:
+    """A state of the host's memory manager."""
+
+    def run(world: World) -> Any:
+        if world.gpu is None:
+            return world.drawn(), world.erase().weights.differences
+        try:
+            world.gpu.state(name)
+            return world.drawn(), world.erase().weights.differences
+        finally:
+            world.gpu.state("NORMAL_VRAM")
+
+    STATES[words] = run
+
+
+in_state("--lowvram, a KSampler before", "LOW_VRAM")
+in_state("--novram, a KSampler before", "NO_VRAM")
+in_state("--highvram, a KSampler before", "HIGH_VRAM")
+
+
+@state("the text encoder's own answers, on its device")
+def _(world: World) -> Any:
+    return world.erase(clip=world.real_clip).weights.differences
+
+
+@state("the text encoder on the other device")
+def _(world: World) -> Any:
+    patcher = world.real_clip.patcher
+    other = torch.device("cpu") if patcher.load_device.type != "cpu" or world.gpu is None else world.gpu.device
+    with world.set(patcher, "load_device", other):
+        found = world.erase(clip=world.real_clip).weights.differences
+        world.clear()
+    return found
+
+
+def previewed(world: World) -> Any:
+    """The differences, and the last previews' pictures."""
+    seen: list[Any] = []
+    live = world.module("nodes.host.live")
+    show = live.Board.show
+    with world.set(live.Board, "show", lambda self, run, pictures: (seen.append(pictures), show(self, run, pictures))):
+        erased = world.erase(watch=world.watch(preview_every=1, vae=world.vae), keeps=["dog"])
+    jpegs = [picture["jpeg"] for picture in seen[-1]]
+    assert len(jpegs) == 2 and "there is no preview" not in live.board().runs[-1].words
+    return erased.weights.differences, torch.tensor([hash_of(each) for each in jpegs])
+
+
+def hash_of(text: str) -> int:
+    """Of a text, the same in every process."""
+    return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)
+
+
+STATES["previews, the VAE on its device"] = previewed
+
+
+@state("previews, the VAE on the CPU")
+def _(world: World) -> Any:
+    cpu = torch.device("cpu")
+    with world.set(world.vae, "device", cpu), world.set(world.vae.patcher, "load_device", cpu):
+        found = previewed(world)
+        world.clear()
+    return found
+
+
+class Stop(Exception):
+    """Ends a run in the middle."""
+
+
+@state("a snapshot, and the run gone on with")
+def _(world: World) -> Any:
+    train = world.module("esd.train")
+    step, made = train.gradients, []
+
+    def failing(*args: Any) -> Any:
+        made.append(1)
+        if len(made) == 2:
+            raise Stop
+        return step(*args)
+
+    shutil.rmtree(world.output / "esd" / "runs", ignore_errors=True)  # or an earlier residency's result would do
+    with suppress(Stop), world.set(train, "gradients", failing):
+        world.erase(watch=world.watch(start="resume"))
+    (snapshot,) = (world.output / "esd" / "runs").glob("*/snapshot.esd")
+    tensors = torch.tensor(list(snapshot.read_bytes()[-4096:]))
+    return tensors, world.erase(watch=world.watch(start="resume")).weights.differences
+
+
+@state("cancelled, and run again")
+def _(world: World) -> Any:
+    progress = world.module("nodes.host.interrupt").Progress
+    passed = progress.passed
+
+    def cancelling(self: Any, samples: int) -> None:
+        if self.calls == 4:
+            world.management.interrupt_current_processing()
+        passed(self, samples)
+
+    try:
+        with world.set(progress, "passed", cancelling):
+            world.erase(watch=world.watch())
+    except world.management.InterruptProcessingException:
+        return world.erase().weights.differences
+    raise AssertionError("the run was not cancelled")
+
+
+@state("saved as difference, official and as a checkpoint")
+def _(world: World) -> Any:
+    erased = world.erase()
+    saving, exports = world.module("nodes.host.saving"), world.module("nodes.host.exports")
+    paths = [
+        saving.save_erasure(f"out/{form}", exports.Export(erased.weights, {}, world.model, 2), {}, form)[0]
+        for form in ("difference", "official")
+    ]
+    source = world.output.parent / "models" / "checkpoints" / base.CHECKPOINT
+    parts = saving.Parts(erased.model, world.real_clip, world.vae, source)
+    paths.append(saving.save_checkpoint("out/whole", parts, erased.weights, {}, "as source")[0])
+    found = [int(hashlib.sha256(path.read_bytes()).hexdigest()[:8], 16) for path in paths]
+    for path in paths:
+        path.unlink()
+    return torch.tensor(found)
+
+
+@state("a published file, loaded and drawn")
+def _(world: World) -> Any:
+    path = world.output.parent / "models" / "esd" / base.PUBLISHED
+    found = world.module("nodes.host.interchange").load(path, world.model, "auto")
+    applied = world.module("nodes.host.apply").apply(world.model, found.weights, 1.0)
+    return dict(found.weights.differences), world.drawn(applied), world.drawn()
+
+
+@state("before and after")
+def _(world: World) -> Any:
+    sampling = world.module("nodes.host.sampling")
+    rows = {"before": world.model, "after": world.erase().model}
+    choice = sampling.SamplerChoice(3, 2, 3.0, "euler", "normal", 64, 64)
+    return dict(sampling.draw_rows(rows, world.clip, world.vae, sampling.shots_of(["cat", "dog"], 3), choice))
+
+
+@state("Load Model, KSampler, Erase and KSampler in one prompt")
+def _(world: World) -> Any:
+    g = Graph(world.nodes)
+    loaded = g.add("ESDLoadModel", ckpt_name=base.CHECKPOINT)
+    words = {name: g.add("CLIPTextEncode", clip=slot(loaded, 1), text=text) for name, text in PROMPTS.items()}
+    latent = g.add("EmptyLatentImage", width=64, height=64, batch_size=1)
+    how = {"seed": 5, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "latent_image": latent}
+    before = g.add("KSampler", model=loaded, **words, **how)
+    few = {name: value for name, value in QUICK.items() if name != "steps"}
+    more = {"concepts": g.add("ESDConcept", concept="cat"), "settings": g.add("ESDEraseSettings", **few)}
+    erase = g.add("ESDErase", model=loaded, clip=slot(loaded, 1), steps=2, **more, **KEPT)
+    after = g.add("KSampler", model=erase, **words, **how)
+    done = g.take(before=before, weights=slot(erase, 1), after=after).run()
+    return done["before"]["samples"].clone(), dict(done["weights"].differences), done["after"]["samples"].clone()
+
+
+ALLOWED_TO_DIFFER: tuple[str, ...] = ()
+"""States whose bits depend on what is resident, by the host's own doing."""
+
+PROMPTS = {"positive": "cat", "negative": ""}
+
+
+def shortage(words: str, place: Callable[[World], tuple[Any, str]]) -> None:
+    """A state in which the device's memory ends in a call of the run, and the next run is fine."""
+
+    def run(world: World) -> Any:
+        if world.gpu is None:
+            return world.erase().weights.differences
+        thing, name = place(world)
+        original = getattr(thing, name)
+
+        def short(*args: Any, **kwargs: Any) -> Any:
+            if any(getattr(each, "is_meta", False) for each in args):
+                return original(*args, **kwargs)
+            gc.collect()
+            with second_device.limited(second_device.allocated()):
+                return original(*args, **kwargs)
+
+        with world.set(thing, name, short):
+            words = refused(world)
+        assert "Memory ran out" in words, words
+        world.clear()
+        left = second_device.allocated() - world.left_by_the_host
+        assert left == 0, f"{left} bytes are left"
+        return world.erase().weights.differences
+
+    STATES[words] = run
+
+
+def refused(world: World) -> str:
+    """How a run fails that must; the error, which holds all that the run held, goes."""
+    try:
+        world.erase(method="esd-u", watch=world.watch())
+    except world.module("esd.errors").EsdError as found:
+        return str(found)
+    return "it did not fail"
+
+
+shortage("memory runs out where weights are copied", lambda world: (world.module("nodes.host.erase"), "make_denoiser"))
+shortage("memory runs out in a walk", lambda world: (world.module("esd.walk"), "step"))
+shortage("memory runs out in a network call", lambda world: (world.module("nodes.host.denoiser").HostDenoiser, "_call"))
+shortage("memory runs out in the optimiser", lambda world: (torch.optim.AdamW, "step"))
+
+
+def run(world: World, name: str) -> dict[str, Any]:
+    """One state with what must hold after each: what it gave, what is left on the device, and the host's MODEL."""
+    world.clear()
+    begun = time.monotonic()
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode())
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            given = STATES[name](world)
+            row = {"digest": digest(*given) if isinstance(given, tuple) else digest(given)}
+            del given
+            row |= {"peak": second_device.peak() - world.begun, "foretold": world.need.total if world.need else 0}
+            row["model drawn"] = digest(world.drawn())
+    except Exception as error:  # noqa: BLE001 - the row says it, and the test fails
+        row = {"error": f"{type(error).__name__}: {error}"}
+    row["seconds"] = round(time.monotonic() - begun, 2)
+    world.clear()
+    left = second_device.allocated() - world.left_by_the_host
+    return {**row, "left": left, "changed": world.bits() != world.as_loaded}
+
+
+def main() -> None:
+    """Run all states, or those named after the file; under DynamicVRAM in each residency."""
+    arm, host, out, *names = sys.argv[1:]
+    torch.set_num_threads(1)
+    found: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        world = World(arm, Path(host), Path(folder))
+        for residency, (weights, fleeting) in RESIDENCY.items() if arm == "dynamic" else {"": (None, False)}.items():
+            if world.driver is not None:
+                world.driver.weights, world.driver.fleeting = weights, fleeting
+            for name in names or STATES:
+                key = f"{residency}: {name}" if residency else name
+                found[key] = run(world, name)
+                print(key, found[key], flush=True)
+    Path(out).write_text(json.dumps(found, indent=1), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

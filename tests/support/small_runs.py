@@ -1,0 +1,41 @@
+"""Small runs of the training loop on a network of ten lines."""
+
+from __future__ import annotations
+
+import torch
+
+from esd_pack.esd.concepts import make_concept, make_keep
+from esd_pack.esd.settings import Settings
+from esd_pack.esd.train import Training
+from support.fakes import FakeDenoiser, Told
+
+CONCEPTS = [make_concept("cat"), make_concept("hat", erase_from="man in a hat")]
+
+
+KEEPS = [make_keep("dog\nsky", 0.5)]
+
+
+STEPS = 7
+
+
+SHORT = {"steps": STEPS, "walk_steps": 8, "points_per_walk": 3, "walk_batch": 2, "learning_rate": 1e-2}
+
+
+def training(settings: Settings, denoiser: FakeDenoiser | None = None) -> Training:
+    return Training(denoiser or FakeDenoiser(), Told(), CONCEPTS, KEEPS, settings)
+
+
+def outcome(run: Training) -> tuple[list[float], dict[str, torch.Tensor]]:
+    return run.losses, {name: p.detach().clone() for name, p in run.denoiser.trainable.items()}
+
+
+def finished(run: Training) -> tuple[list[float], dict[str, torch.Tensor]]:
+    for _ in run:
+        pass
+    return outcome(run)
+
+
+def assert_same(one: tuple, other: tuple) -> None:
+    assert one[0] == other[0] and len(one[0]) == STEPS
+    for name, weight in one[1].items():
+        assert torch.equal(weight, other[1][name])
