@@ -39,7 +39,7 @@ def erase(server: talk.Address, recipe: Recipe, leavings: Leavings, memory: Memo
     Raises ServerError where the server refuses the prompt or a node fails.
     """
     prompt = graph(server.get("/object_info"), recipe, precision)
-    watcher = Watcher(server, memory)
+    watcher = MonitoredRun(server, memory)
     prompt_id = talk.queue(server, prompt, watcher.workflow)
     outputs = talk.follow(server, prompt_id, watcher)
     watcher.end()
@@ -99,7 +99,7 @@ class Memory:
         return {when: {name: look.get(name) for name in names} for when, look in looks.items()}
 
 
-class Watcher:
+class MonitoredRun:
     """Hears of a run from the pack's own route while it is on, and says on the terminal how far it is."""
 
     def __init__(self, server: talk.Address, memory: Memory) -> None:

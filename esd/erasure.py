@@ -19,7 +19,7 @@ SUFFIXES = {"weight": "diff", "bias": "diff_b"}
 
 
 @dataclass(frozen=True, repr=False)
-class ErasedWeights:
+class Erasure:
     """Erased minus base by host name (`diffusion_model.<path>.weight`), float32 on the CPU, and text metadata."""
 
     differences: Mapping[str, Tensor]
@@ -44,6 +44,6 @@ def lora_key(name: str) -> str:
     return f"{path}.{SUFFIXES[leaf]}"
 
 
-def save_differences(weights: ErasedWeights, path: Path) -> None:
+def save_differences(weights: Erasure, path: Path) -> None:
     """Write the differences as a safetensors file that any LoRA loader which knows full differences applies."""
     write_safetensors({lora_key(k): t for k, t in weights.differences.items()}, path, weights.metadata)

@@ -1,4 +1,4 @@
-"""Training examples: levels of walks become points (x_t, sigma, prompt, target), shuffled in a pool."""
+"""Training examples (x_t, sigma, prompt, target) from the steps of sampling trajectories, shuffled in a buffer."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .denoiser import Condition, Denoiser, stack
 from .errors import EsdError
 from .objective import target
 from .settings import Settings
-from .trajectory import Level, walk
+from .trajectory import TrajectoryStep, cfg_trajectory
 
 
 @dataclass(frozen=True)
 class Example:
-    """One training point: the student's prediction at x under prompt should become target ("c h w" each)."""
+    """One training example: the student's prediction at x under prompt should become target ("c h w" each)."""
 
     x: Tensor
     sigma: float
@@ -29,8 +29,8 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """One walk to make: under which prompt, and which prompts' predictions make its target with which eta."""
+class TargetSpec:
+    """The prompt to sample under, and the prompts whose predictions form the target with which eta."""
 
     prompt: str
     anchor: str
@@ -39,20 +39,20 @@ class Lesson:
     weight: float = 1.0
 
     @property
-    def needed(self) -> tuple[str, ...]:
+    def prompts(self) -> tuple[str, ...]:
         """The prompts that the target is made of; a keep (eta 0) needs its anchor alone."""
         return (self.anchor, self.erase, NULL_PROMPT) if self.eta else (self.anchor,)
 
 
-def lesson(concept: Concept, settings: Settings) -> Lesson:
-    """The walk and target of a concept (paper eq. 7); raises EsdError where the target would change nothing."""
+def target_spec(concept: Concept, settings: Settings) -> TargetSpec:
+    """Return the target of a concept (paper eq. 7); raise EsdError where it would change nothing."""
     eta = eta_of(concept, settings)
     if not eta and concept.anchor_prompt == concept.student_prompt:
         raise EsdError(
             f'With eta 0 there is nothing to learn for "{concept.student_prompt:.100}": the model would be taught what '
             "it answers already. Raise eta (an attribute wants about 4), or name what to replace it with."
         )
-    return Lesson(concept.student_prompt, concept.anchor_prompt, concept.erase, eta)
+    return TargetSpec(concept.student_prompt, concept.anchor_prompt, concept.erase, eta)
 
 
 def eta_of(concept: Concept, settings: Settings) -> float:
@@ -62,205 +62,208 @@ def eta_of(concept: Concept, settings: Settings) -> float:
     return settings.eta
 
 
-def keep_lessons(keeps: Sequence[Keep]) -> list[Lesson]:
-    """One lesson a keep prompt: its own frozen prediction is the target.  A keep of weight 0 teaches nothing."""
-    return [Lesson(p, p, p, 0.0, k.weight) for k in keeps for p in k.prompts if k.weight > 0]
+def keep_specs(keeps: Sequence[Keep]) -> list[TargetSpec]:
+    """Return a spec for each keep prompt: its own frozen prediction is the target.  Keeps of weight 0 are left out."""
+    return [TargetSpec(p, p, p, 0.0, k.weight) for k in keeps for p in k.prompts if k.weight > 0]
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Where a stream of examples stands: its pool, the order of drawing, how far that went, and what comes after.
+class StreamState:
+    """The buffer of a stream, the order of drawing from it, and how far that went.
 
-    `left` counts the draws after this pool; `random` is the state of the generator that makes the next one.
+    `remaining` counts the draws after this buffer; `rng_state` is that of the generator that fills the next one.
     """
 
-    points: Sequence[Example]
+    examples: Sequence[Example]
     order: Sequence[int]
     position: int
-    left: int
-    random: Tensor
+    remaining: int
+    rng_state: Tensor
 
 
-class Pool:
-    """A reproducible stream of examples, made a pool at a time from batches of walks, that can be gone on with.
+class ExampleStream:
+    """A reproducible, resumable stream of examples, made a buffer at a time from batches of trajectories.
 
-    With the base as source the walk's own predictions are the target's ingredients; with the student as source the
-    frozen network is asked again at the chosen levels.  `points_per_walk` 1 and `walk_batch` 1 is the published
-    procedure: one fresh walk to one random level for each training point.
+    With the base as sampler the trajectory's own predictions are the target's ingredients; with the student as
+    sampler the frozen network is asked again at the chosen noise levels.  `samples_per_trajectory` 1 and
+    `trajectory_batch` 1 is the published procedure (`published_step`).
     """
 
     def __init__(
         self,
         denoiser: Denoiser,
         conditions: Mapping[str, Condition],
-        lessons: Sequence[tuple[Lesson, float]],
+        specs: Sequence[tuple[TargetSpec, float]],
         settings: Settings,
         total: int,
         generator: torch.Generator,
     ) -> None:
-        """`lessons` pairs each lesson with its share; `total` is how many examples the run will draw."""
+        """Pair each spec with its share; `total` is how many examples the run will draw."""
         self.denoiser, self.conditions, self.settings = denoiser, conditions, settings
-        self.lessons = [each for each, _ in lessons]
-        self.shares = torch.tensor([share for _, share in lessons], dtype=torch.float64)
+        self.specs = [each for each, _ in specs]
+        self.shares = torch.tensor([share for _, share in specs], dtype=torch.float64)
         self.generator = generator
-        self.sigmas = denoiser.sigmas(settings.walk_steps).to(denoiser.device)
-        self.standing = Standing((), (), 0, total, generator.get_state())
+        self.sigmas = denoiser.sigmas(settings.num_inference_steps).to(denoiser.device)
+        self.state = StreamState((), (), 0, total, generator.get_state())
 
     def __iter__(self) -> Iterator[Example]:
-        """The stream itself."""
+        """Return the stream itself."""
         return self
 
     def __next__(self) -> Example:
-        """The next example; the pool is made anew when `refresh` of them (0: all, once) have been drawn."""
-        if self.standing.position == len(self.standing.order):
-            self.standing = self._anew()
-        at = self.standing
-        self.standing = replace(at, position=at.position + 1)
-        return at.points[at.order[at.position]]
+        """Draw an example; the buffer is refilled when `draws_per_buffer` of them (0: all, once) have been drawn."""
+        if self.state.position == len(self.state.order):
+            self.state = self._refill()
+        at = self.state
+        self.state = replace(at, position=at.position + 1)
+        return at.examples[at.order[at.position]]
 
-    def _anew(self) -> Standing:
-        left = self.standing.left
-        if left <= 0:
+    def _refill(self) -> StreamState:
+        remaining = self.state.remaining
+        if remaining <= 0:
             raise StopIteration
-        self.generator.set_state(self.standing.random)  # an interrupted filling begins again as if it had never begun
-        size, refresh = self.settings.pool_size, self.settings.refresh
-        points = self._fill(size if refresh else min(left, size))
-        draws = min(refresh or len(points), left)
-        order = self._order(len(points), draws)
-        return Standing(points, order, 0, left - draws, self.generator.get_state())
+        self.generator.set_state(self.state.rng_state)  # an interrupted filling begins again as if it never began
+        size, draws_per_buffer = self.settings.examples_per_buffer, self.settings.draws_per_buffer
+        examples = self._fill(size if draws_per_buffer else min(remaining, size))
+        draws = min(draws_per_buffer or len(examples), remaining)
+        order = self._order(len(examples), draws)
+        return StreamState(examples, order, 0, remaining - draws, self.generator.get_state())
 
-    def _order(self, points: int, draws: int) -> list[int]:
+    def _order(self, examples: int, draws: int) -> list[int]:
         order: list[int] = []
         while len(order) < draws:
-            order += torch.randperm(points, generator=self.generator).tolist()
+            order += torch.randperm(examples, generator=self.generator).tolist()
         return order[:draws]
 
     def _fill(self, wanted: int) -> list[Example]:
-        # no more points of one walk than leave every lesson a walk of its own
-        fair = max(1, wanted // len(self.lessons))
-        per_walk = min(self.settings.points_per_walk, self.settings.walk_steps, fair)
-        lessons = self._draw_lessons(-(-wanted // per_walk))
-        batches = [lessons[i : i + self.settings.walk_batch] for i in range(0, len(lessons), self.settings.walk_batch)]
-        points = [example for batch in batches for example in self._harvest(batch, per_walk)]
-        if len(points) == wanted:
-            return points
-        # not the last ones: those of a walk are its low levels
-        return [points[i] for i in torch.randperm(len(points), generator=self.generator)[:wanted].sort().values]
+        settings = self.settings
+        # no more examples of one trajectory than leave every spec a trajectory of its own
+        fair = max(1, wanted // len(self.specs))
+        each = min(settings.samples_per_trajectory, settings.num_inference_steps, fair)
+        specs, size = self._draw_specs(-(-wanted // each)), settings.trajectory_batch
+        batches = [specs[i : i + size] for i in range(0, len(specs), size)]
+        examples = [example for batch in batches for example in self._collect(batch, each)]
+        if len(examples) == wanted:
+            return examples
+        # not the last ones: those of a trajectory are its low noise levels
+        return [examples[i] for i in torch.randperm(len(examples), generator=self.generator)[:wanted].sort().values]
 
-    def _draw_lessons(self, walks: int) -> list[Lesson]:
-        """Draw by share, each lesson as often as its share asks to within one walk (systematic sampling)."""
+    def _draw_specs(self, trajectories: int) -> list[TargetSpec]:
+        """Draw by share, each spec as often as its share asks to within one trajectory (systematic sampling)."""
         edges = self.shares.cumsum(0) / self.shares.sum()
         start = torch.rand(1, generator=self.generator, dtype=torch.float64)
-        drawn = torch.bucketize((torch.arange(walks, dtype=torch.float64) + start) / walks, edges)
-        order = torch.randperm(walks, generator=self.generator)
-        return [self.lessons[i] for i in drawn.clamp(max=len(self.lessons) - 1)[order]]
+        drawn = torch.bucketize((torch.arange(trajectories, dtype=torch.float64) + start) / trajectories, edges)
+        order = torch.randperm(trajectories, generator=self.generator)
+        return [self.specs[i] for i in drawn.clamp(max=len(self.specs) - 1)[order]]
 
-    def _harvest(self, lessons: list[Lesson], per_walk: int) -> list[Example]:
-        noise = torch.randn((len(lessons), *self.denoiser.latent_shape), generator=self.generator)
-        plan = coarse_route if self.settings.coarse_walks else full_route
-        route = plan(len(lessons), per_walk, self.settings.walk_steps, self.generator)
-        return harvest(self.denoiser, self.conditions, lessons, noise, route, self.sigmas, self.settings)
+    def _collect(self, specs: list[TargetSpec], each: int) -> list[Example]:
+        noise = torch.randn((len(specs), *self.denoiser.latent_shape), generator=self.generator)
+        make_plan = strided_grid if self.settings.strided else full_grid
+        plan = make_plan(len(specs), each, self.settings.num_inference_steps, self.generator)
+        return collect_examples(self.denoiser, self.conditions, specs, noise, plan, self.sigmas, self.settings)
 
 
 @dataclass(frozen=True)
-class Route:
-    """Which levels of the grid a batch of walks passes, and which of them become examples: "s b" each."""
+class StepPlan:
+    """The steps of the grid that a batch of trajectories takes, and which of them become examples: "s b" each."""
 
     levels: Tensor
-    kept: Tensor
+    keep_mask: Tensor
 
 
-def full_route(walks: int, per_walk: int, grid: int, generator: torch.Generator) -> Route:
-    """Every level of the grid down to the last one kept; the kept ones are drawn evenly from the whole grid.
+def full_grid(trajectories: int, each: int, grid: int, generator: torch.Generator) -> StepPlan:
+    """Take every step of the grid down to the last one kept; the kept ones are drawn evenly from the whole grid.
 
     With one kept level this is the published draw, k uniform on 0 ... grid - 1.
     """
-    chosen = torch.stack([torch.randperm(grid, generator=generator)[:per_walk] for _ in range(walks)], dim=1)
-    levels = torch.arange(int(chosen.max()) + 1)[:, None].expand(-1, walks)
-    return Route(levels, (levels[:, None, :] == chosen[None]).any(dim=1))
+    chosen = torch.stack([torch.randperm(grid, generator=generator)[:each] for _ in range(trajectories)], dim=1)
+    levels = torch.arange(int(chosen.max()) + 1)[:, None].expand(-1, trajectories)
+    return StepPlan(levels, (levels[:, None, :] == chosen[None]).any(dim=1))
 
 
-COARSEST = 10
-"""The least number of levels that a coarse walk passes."""
+MIN_STEPS = 10
+"""The least number of steps of a strided trajectory."""
 
 
-def coarse_route(walks: int, per_walk: int, grid: int, generator: torch.Generator) -> Route:
-    """Straight from each kept level to the next: one level drawn from each of equal parts of the grid.
+def strided_grid(trajectories: int, each: int, grid: int, generator: torch.Generator) -> StepPlan:
+    """Step straight from each kept level to the next: one level drawn from each of equal parts of the grid.
 
-    Every level is kept equally often, as on the full route.  The first level is passed by all, kept or not, since
-    the walk starts from its noise.
+    Every level is kept equally often, as with `full_grid`.  All take the first step, kept or not, since a trajectory
+    starts from its noise.
     """
-    stops = min(max(per_walk, COARSEST), grid)
+    stops = min(max(each, MIN_STEPS), grid)
     edges = torch.linspace(0, grid, stops + 1)
-    inside = torch.rand((stops, walks), generator=generator)
+    inside = torch.rand((stops, trajectories), generator=generator)
     drawn = (edges[:-1, None] + inside * (edges[1:] - edges[:-1])[:, None]).long().clamp(max=grid - 1)
-    order = torch.stack([torch.randperm(stops, generator=generator) for _ in range(walks)], dim=1)
-    start = torch.zeros((1, walks), dtype=torch.long)
-    return Route(torch.cat([start, drawn]), torch.cat([start.bool(), order < per_walk]))
+    order = torch.stack([torch.randperm(stops, generator=generator) for _ in range(trajectories)], dim=1)
+    start = torch.zeros((1, trajectories), dtype=torch.long)
+    return StepPlan(torch.cat([start, drawn]), torch.cat([start.bool(), order < each]))
 
 
-def harvest(
+def collect_examples(
     denoiser: Denoiser,
     conditions: Mapping[str, Condition],
-    lessons: Sequence[Lesson],
+    specs: Sequence[TargetSpec],
     noise: Tensor,
-    route: Route,
+    plan: StepPlan,
     sigmas: Tensor,
     settings: Settings,
 ) -> list[Example]:
-    """The examples of one batch of walks along a route; walk i starts from noise[i] ("b c h w").
+    """Sample a batch of trajectories along a plan and return its examples; the i-th starts from noise[i] ("b c h w").
 
-    sigmas is the whole grid, "n + 1"; of the settings, guidance and source count.
+    sigmas is the whole grid, "n + 1"; of the settings, guidance_scale and sampler_model count.
     """
-    student_walks = settings.source == "student"
-    with denoiser.student() if student_walks else nullcontext():
-        walked = walk(
+    by_student = settings.sampler_model == "student"
+    with denoiser.student() if by_student else nullcontext():
+        steps = cfg_trajectory(
             denoiser,
             noise.to(denoiser.device),
             conditions[NULL_PROMPT],
-            [conditions[each.prompt] for each in lessons],
-            sigmas[route.levels.to(sigmas.device)],
-            settings.walk_guidance,
+            [conditions[each.prompt] for each in specs],
+            sigmas[plan.levels.to(sigmas.device)],
+            settings.guidance_scale,
         )
-        reached = [level for level in walked if route.kept[level.index].any()]
+        reached = [level for level in steps if plan.keep_mask[level.index].any()]
     examples: list[Example] = []
     for level in reached:
-        rows = {row: each for row, each in enumerate(lessons) if route.kept[level.index, row]}
-        examples += finish(denoiser, conditions, level, rows, student_walks)
+        rows = {row: each for row, each in enumerate(specs) if plan.keep_mask[level.index, row]}
+        examples += complete_targets(denoiser, conditions, level, rows, by_student)
     return examples
 
 
 @torch.no_grad()
-def finish(
+def complete_targets(
     denoiser: Denoiser,
     conditions: Mapping[str, Condition],
-    level: Level,
-    lessons: Mapping[int, Lesson],
-    student_walked: bool,
+    level: TrajectoryStep,
+    specs: Mapping[int, TargetSpec],
+    by_student: bool,
 ) -> list[Example]:
-    """The examples of one level, for the rows of its batch that `lessons` names; asks the base what the walk did not.
+    """Return the examples of one level for the rows of its batch in `specs`; ask the base what sampling did not.
 
     All missing predictions of the level are one network call.
     """
     known = {
         (row, prompt): raw[row]
-        for row, each in lessons.items()
-        for prompt, raw in ((NULL_PROMPT, level.null), (each.prompt, level.conditional))
-        if not student_walked
+        for row, each in specs.items()
+        for prompt, raw in ((NULL_PROMPT, level.uncond), (each.prompt, level.cond))
+        if not by_student
     }
-    missing = [(r, p) for r, each in lessons.items() for p in dict.fromkeys(each.needed) if (r, p) not in known]
+    missing = [(r, p) for r, each in specs.items() for p in dict.fromkeys(each.prompts) if (r, p) not in known]
     if missing:
         x = torch.stack([level.x[row] for row, _ in missing])
         sigma = torch.stack([level.sigma[row] for row, _ in missing])
         answers = denoiser.predict(x, sigma, stack([conditions[p] for _, p in missing]))
         known.update(zip(missing, answers, strict=True))
     return [
-        Example(level.x[row].cpu(), float(level.sigma[row]), each.prompt, _wanted(known, row, each).cpu(), each.weight)
-        for row, each in lessons.items()
+        Example(
+            level.x[row].cpu(), float(level.sigma[row]), each.prompt, _target_of(known, row, each).cpu(), each.weight
+        )
+        for row, each in specs.items()
     ]
 
 
-def _wanted(known: Mapping[tuple[int, str], Tensor], row: int, each: Lesson) -> Tensor:
+def _target_of(known: Mapping[tuple[int, str], Tensor], row: int, each: TargetSpec) -> Tensor:
     if not each.eta:
         return known[row, each.anchor]
     return target(known[row, each.anchor], known[row, each.erase], known[row, NULL_PROMPT], each.eta)

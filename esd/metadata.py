@@ -7,24 +7,24 @@ import math
 from typing import Any
 
 
-def table(text: str | None) -> dict[str, Any]:
+def as_dict(text: str | None) -> dict[str, Any]:
     """A JSON table; empty for anything else."""
     found = _json(text)
     return found if isinstance(found, dict) else {}
 
 
-def tables(text: str | None) -> list[dict[str, Any]]:
+def as_dicts(text: str | None) -> list[dict[str, Any]]:
     """A JSON list of tables; other things in the list are left out."""
     found = _json(text)
     return [f for f in found if isinstance(f, dict)] if isinstance(found, list) else []
 
 
-def words(value: Any) -> str:
+def as_str(value: Any) -> str:
     """The value where it is text; empty for anything else."""
     return value if isinstance(value, str) else ""
 
 
-def number(text: Any) -> float | None:
+def as_float(text: Any) -> float | None:
     """A finite number, also one that stands there as text; None for anything else."""
     try:
         found = float(text)

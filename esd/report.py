@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .erasure import PREFIX, ErasedWeights
-from .metadata import number, tables, words
+from .erasure import PREFIX, Erasure
+from .metadata import as_dicts, as_float, as_str
 
 PLAIN = (
     ("method", "esd.method"),
@@ -27,11 +27,11 @@ PLAIN = (
 """Lines of the report and the metadata that fills them; those without any are left out."""
 
 
-def describe(weights: ErasedWeights) -> str:
+def describe(weights: Erasure) -> str:
     """Concepts, keeps, settings, base and sizes, a line each; what the metadata does not tell is left out."""
     metadata = weights.metadata
-    lines = [f"concept: {_concept(c)}" for c in tables(metadata.get("esd.concepts"))]
-    lines += [f"keep: {_keep(k)}" for k in tables(metadata.get("esd.keeps"))]
+    lines = [f"concept: {_concept(c)}" for c in as_dicts(metadata.get("esd.concepts"))]
+    lines += [f"keep: {_keep(k)}" for k in as_dicts(metadata.get("esd.keeps"))]
     lines += [f"{title}: {metadata[key]}" for title, key in PLAIN if metadata.get(key)]
     values = sum(t.numel() for t in weights.differences.values())
     norm = math.sqrt(sum(map(_squares, weights.differences.values())))
@@ -49,24 +49,24 @@ def _squares(tensor: Tensor) -> float:
 
 def _keep(keep: dict[str, Any]) -> str:
     prompts = keep.get("prompts")
-    weight = number(keep.get("weight", 1))
-    listed = ", ".join(filter(None, map(words, prompts))) if isinstance(prompts, list) else ""
+    weight = as_float(keep.get("weight", 1))
+    listed = ", ".join(filter(None, map(as_str, prompts))) if isinstance(prompts, list) else ""
     return listed + ("" if weight is None else f" (weight {weight:g})")
 
 
 def _concept(concept: dict[str, Any]) -> str:
-    told = f'"{words(concept.get("erase"))}"'
-    erase_from, replace_with = words(concept.get("erase_from")), words(concept.get("replace_with"))
+    told = f'"{as_str(concept.get("erase"))}"'
+    erase_from, replace_with = as_str(concept.get("erase_from")), as_str(concept.get("replace_with"))
     told += f' from "{erase_from}"' if erase_from else ""
     told += f', drawn as "{replace_with}"' if replace_with else ""
-    weight = number(concept.get("weight", 1))
+    weight = as_float(concept.get("weight", 1))
     return told + (f" (weight {weight:g})" if weight not in (None, 1) else "")
 
 
 _LAYER = re.compile(r"((?:input|output)_blocks\.\d+|middle_block|joint_blocks\.\d+)(?:.*\.(attn\d|ff))?")
 
 
-def layer_norms(weights: ErasedWeights) -> dict[str, float]:
+def layer_norms(weights: Erasure) -> dict[str, float]:
     """The root mean square of the change by layer (attention, feed-forward, rest), in the network's order."""
     squares: dict[str, float] = {}
     counts: dict[str, int] = {}

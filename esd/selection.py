@@ -9,7 +9,7 @@ from .errors import EsdError
 
 
 @dataclass(frozen=True)
-class Weight:
+class ParameterInfo:
     """One parameter of the network: its name without the network's prefix, and the kind of layer that holds it."""
 
     name: str
@@ -17,7 +17,7 @@ class Weight:
 
 
 @dataclass(frozen=True)
-class Naming:
+class LayerNames:
     """How a model family calls the parts that the rules speak of; each entry is a substring of a name."""
 
     text_attention: tuple[str, ...] = ("attn2.",)
@@ -29,15 +29,15 @@ class Naming:
     """The methods that make sense for this family; None means all."""
 
 
-UNET = Naming()
-SDXL_UNET = Naming(outside_blocks=("emb", "input_blocks.0.0.", "out."))
+UNET = LayerNames()
+SDXL_UNET = LayerNames(outside_blocks=("emb", "input_blocks.0.0.", "out."))
 
 
 @dataclass(frozen=True)
 class Method:
     """A rule: which names, and whether only Linear and Conv layers count (official code since 2024)."""
 
-    picks: Callable[[str, Naming], bool]
+    selects: Callable[[str, LayerNames], bool]
     linear_and_conv_only: bool
     source: str
 
@@ -46,8 +46,8 @@ def _has(name: str, parts: Iterable[str]) -> bool:
     return any(part in name for part in parts)
 
 
-def _outside(name: str, naming: Naming) -> bool:
-    return any(name.startswith(part) if part == "out." else part in name for part in naming.outside_blocks)
+def _outside(name: str, layer_names: LayerNames) -> bool:
+    return any(name.startswith(part) if part == "out." else part in name for part in layer_names.outside_blocks)
 
 
 METHODS: dict[str, Method] = {
@@ -77,15 +77,15 @@ METHODS: dict[str, Method] = {
 }
 
 
-def select(method: str, weights: Iterable[Weight], naming: Naming = UNET) -> list[str]:
+def select(method: str, weights: Iterable[ParameterInfo], layer_names: LayerNames = UNET) -> list[str]:
     """The names that a method trains, in the network's order; raises EsdError when there are none."""
     if method not in METHODS:
         raise EsdError(f'There is no method "{method}": choose one of {", ".join(METHODS)}.')
-    if naming.methods is not None and method not in naming.methods:
-        raise EsdError(f'"{method}" is not defined for this kind of model: choose {" or ".join(naming.methods)}.')
+    if layer_names.methods is not None and method not in layer_names.methods:
+        raise EsdError(f'"{method}" is not defined for this kind of model: choose {" or ".join(layer_names.methods)}.')
     rule = METHODS[method]
     wanted_kinds = ("linear", "conv") if rule.linear_and_conv_only else ("linear", "conv", "other")
-    names = [w.name for w in weights if w.kind in wanted_kinds and rule.picks(w.name, naming)]
+    names = [w.name for w in weights if w.kind in wanted_kinds and rule.selects(w.name, layer_names)]
     if not names:
         raise EsdError(f'The method "{method}" selects no weight of this model: choose another, such as esd-u.')
     return names

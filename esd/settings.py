@@ -1,158 +1,258 @@
-"""The settings of a run, and the published ones as presets."""
+"""The settings of a run: one table of fields, from which widgets, checks and documents follow."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from .errors import EsdError
+from .optimizers import OPTIMIZERS
+from .selection import METHODS
 
-SOURCES = ("base", "student")
-OPTIMIZERS = ("adamw", "adamw8bit", "adafactor")
-CHECKPOINTING = ("auto", "on", "off")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+@dataclass(frozen=True)
+class Field:
+    """One setting.
+
+    `official` is the parameter of the published code that it stands for.  A field that does not affect the result may
+    differ between runs that count as the same.  `step` is that of the widget; `rare` widgets are folded away.
+    """
+
+    default: Any
+    tooltip: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    official: str = ""
+    affects_result: bool = True
+    step: float | None = None
+    rare: bool = False
+
+
+FIELDS: dict[str, Field] = {
+    "method": Field(
+        "esd-x",
+        "Which weights are trained. esd-x: text cross-attention, for styles and things named in the prompt. "
+        "esd-x-strict: only its keys and values, the gentlest. esd-u: everything else, for what must not appear under "
+        "any prompt. The names after selfattn are those of the 2023 code.",
+        choices=tuple(METHODS),
+        official="train_method",
+    ),
+    "steps": Field(
+        200,
+        "Training steps. 100 to 500 is usual; more erases more and costs more of the rest.",
+        1,
+        100_000,
+        official="iterations",
+    ),
+    "learning_rate": Field(
+        1e-4,
+        "Step size of the optimiser. 1e-5 (paper) to 2e-4; too high turns pictures to noise.",
+        1e-8,
+        1.0,
+        official="lr",
+        step=1e-6,
+    ),
+    "eta": Field(
+        1.0,
+        "Guidance scale: the paper's eta, how far to push away from the concept. 0 only pulls it to the empty prompt, "
+        "1 is the paper's default, 3 and more may hurt the rest. An attribute (erase_from) needs about 4. The official "
+        "code's negative_guidance since 2025 is eta + 1, with erase_from eta itself.",
+        0.0,
+        20.0,
+        official="negative_guidance",
+        step=0.1,
+    ),
+    "seed": Field(
+        0,
+        "Same seed and inputs give the same weights, bit for bit, on the same machine.",
+        0,
+        2**64 - 1,
+        official="seed",
+    ),
+    "preset": Field(
+        "custom",
+        "Fill in the settings of a published run, here and on the connected Erase node: steps, learning rate and eta "
+        "too. default is ours. Change any of them afterwards and this reads custom.",
+        affects_result=False,
+    ),
+    "sampler_model": Field(
+        "base",
+        "Who draws the training examples: the frozen base (fast: nothing is computed twice) or the student as it "
+        "learns (the paper).",
+        choices=("base", "student"),
+    ),
+    "num_inference_steps": Field(
+        50,
+        "Steps of the sampling trajectory that examples are taken from.",
+        1,
+        1000,
+        official="num_inference_steps",
+    ),
+    "guidance_scale": Field(
+        0.0,
+        "Classifier-free guidance of that trajectory; 0 means the model family's own (SD1.x 3, SDXL 2).",
+        0.0,
+        100.0,
+        official="guidance_scale",
+        step=0.5,
+    ),
+    "samples_per_trajectory": Field(
+        10, "How many noise levels of each trajectory become examples; 1 is as published.", 1, 1000, rare=True
+    ),
+    "strided": Field(
+        True,
+        "Sample straight from one example's noise level to the next, so no step is wasted. Off runs every step of the "
+        "trajectory, as published.",
+        rare=True,
+    ),
+    "trajectory_batch": Field(
+        4, "Trajectories sampled side by side; more is faster on a GPU and takes memory.", 1, 256
+    ),
+    "buffer_size": Field(
+        0,
+        "Examples made at a time and shuffled; 1 is as published. 0 means 200 with the base as sampler and 10 with the "
+        "student, whose examples age as it learns.",
+        0,
+        1_000_000,
+        rare=True,
+    ),
+    "draws_per_buffer": Field(
+        0, "Draws from a buffer before it is refilled; 0 draws every example once.", 0, 1_000_000, rare=True
+    ),
+    "batch_size": Field(1, "Examples in one forward pass of the student.", 1, 1024, official="batchsize"),
+    "gradient_accumulation_steps": Field(
+        1, "Batches whose gradients are averaged before each optimiser step.", 1, 1024, rare=True
+    ),
+    "width": Field(
+        0,
+        "Width of the examples in pixels; 0 means the model family's own size.",
+        0,
+        16384,
+        official="resolution",
+        step=8,
+    ),
+    "height": Field(
+        0,
+        "Height of the examples in pixels; 0 means the model family's own size.",
+        0,
+        16384,
+        official="resolution",
+        step=8,
+    ),
+    "optimizer": Field(
+        "adamw",
+        "adamw (no weight decay) is the published one; adamw8bit needs bitsandbytes; adafactor takes the least memory.",
+        choices=tuple(OPTIMIZERS),
+        rare=True,
+    ),
+    "gradient_checkpointing": Field(
+        "auto",
+        "Recompute activations instead of storing them: less memory, about a third slower. auto turns it on when "
+        "memory is short.",
+        choices=("auto", "on", "off"),
+        affects_result=False,
+        rare=True,
+    ),
+    "precision": Field(
+        "auto",
+        "Precision of the network while training. The trained weights and the loss are fp32 in any case.",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        rare=True,
+    ),
+    "deterministic": Field(
+        True,
+        "Use only GPU kernels that give the same bits again for the same inputs. Off may be faster. On a CPU it "
+        "changes nothing.",
+        rare=True,
+    ),
+    "eta_erase_from": Field(None, "", 0.0, 20.0, official="negative_guidance"),
+}
+"""Every setting by name.  `eta_erase_from` has no widget: published presets set it."""
+
+
+def _default(name: str) -> Any:
+    return FIELDS[name].default
 
 
 @dataclass(frozen=True)
 class Settings:
     """How a run is made.  A guidance or size of 0 means the model family's own."""
 
-    method: str = "esd-x"
-    steps: int = 200
-    learning_rate: float = 1e-4
-    eta: float = 1.0
-    seed: int = 0
-    batch_size: int = 1
-    accumulate: int = 1
-    source: str = "base"
-    walk_steps: int = 50
-    walk_guidance: float = 0.0
-    points_per_walk: int = 10
-    coarse_walks: bool = True
-    walk_batch: int = 4
-    pool: int = 0
-    refresh: int = 0
-    width: int = 0
-    height: int = 0
-    optimizer: str = "adamw"
-    checkpointing: str = "auto"
-    precision: str = "auto"
-    preset: str = "custom"
-    deterministic: bool = True
-    eta_erase_from: float | None = None
+    method: str = _default("method")
+    steps: int = _default("steps")
+    learning_rate: float = _default("learning_rate")
+    eta: float = _default("eta")
+    seed: int = _default("seed")
+    batch_size: int = _default("batch_size")
+    gradient_accumulation_steps: int = _default("gradient_accumulation_steps")
+    sampler_model: str = _default("sampler_model")
+    num_inference_steps: int = _default("num_inference_steps")
+    guidance_scale: float = _default("guidance_scale")
+    samples_per_trajectory: int = _default("samples_per_trajectory")
+    strided: bool = _default("strided")
+    trajectory_batch: int = _default("trajectory_batch")
+    buffer_size: int = _default("buffer_size")
+    draws_per_buffer: int = _default("draws_per_buffer")
+    width: int = _default("width")
+    height: int = _default("height")
+    optimizer: str = _default("optimizer")
+    gradient_checkpointing: str = _default("gradient_checkpointing")
+    precision: str = _default("precision")
+    preset: str = _default("preset")
+    deterministic: bool = _default("deterministic")
+    eta_erase_from: float | None = _default("eta_erase_from")
     """eta for concepts with "erase from", where a published default differs there; None means eta."""
 
     @property
-    def pool_size(self) -> int:
-        """How many training points are made at a time: few with the student as source, since they age."""
-        return self.pool or (10 if self.source == "student" else 200)
+    def examples_per_buffer(self) -> int:
+        """How many examples are made at a time: few with the student as sampler, since they age."""
+        return self.buffer_size or (10 if self.sampler_model == "student" else 200)
 
     @property
-    def points(self) -> int:
-        """How many training points the run draws."""
-        return self.steps * self.batch_size * self.accumulate
-
-
-_PUBLISHED: dict[str, Any] = {
-    "walk_steps": 50,
-    "points_per_walk": 1,
-    "coarse_walks": False,
-    "walk_batch": 1,
-    "pool": 1,
-    "refresh": 0,
-    "batch_size": 1,
-    "accumulate": 1,
-    "optimizer": "adamw",
-    "eta_erase_from": None,
-}
-"""What all published runs have in common: one fresh walk of 50 steps for each training point."""
-
-_DEFAULT: dict[str, Any] = {
-    name: getattr(Settings(), name)
-    for name in (*_PUBLISHED, "steps", "learning_rate", "eta", "source", "walk_guidance")
-}
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "default": _DEFAULT,
-    "paper-2023": {
-        **_PUBLISHED,
-        "steps": 1000,
-        "learning_rate": 1e-5,
-        "eta": 1.0,
-        "source": "student",
-        "walk_guidance": 3.0,
-    },
-    "official-2024-sd": {
-        **_PUBLISHED,
-        "steps": 200,
-        "learning_rate": 2e-5,
-        "eta": 2.0,
-        "source": "student",
-        "walk_guidance": 3.0,
-    },
-    "official-2025-sdxl": {
-        **_PUBLISHED,
-        "steps": 200,
-        "learning_rate": 2e-4,
-        "eta": 0.0,
-        "source": "base",
-        "walk_guidance": 2.0,
-        "eta_erase_from": 1.0,
-    },
-    "official-2026": {
-        **_PUBLISHED,
-        "steps": 200,
-        "learning_rate": 5e-5,
-        "eta": 1.0,
-        "source": "base",
-        "walk_guidance": 3.0,
-        "eta_erase_from": 2.0,
-    },
-}
-"""What each published run used, by source; `default` is ours.  eta is the paper's (see objective.ETA_OFFSET)."""
-
-
-def with_preset(settings: Settings, name: str) -> Settings:
-    """The settings with everything that the preset names replaced; `custom` replaces nothing."""
-    if name == "custom":
-        return settings
-    if name not in PRESETS:
-        raise EsdError(f'There is no preset "{name}": choose one of {", ".join(PRESETS)}.')
-    return replace(settings, **PRESETS[name], preset=name)
-
-
-_RANGES: dict[str, tuple[float, float]] = {
-    "steps": (1, 1_000_000),
-    "learning_rate": (0.0, 1.0),
-    "eta": (-100.0, 100.0),
-    "eta_erase_from": (-100.0, 100.0),
-    "batch_size": (1, 1024),
-    "accumulate": (1, 1024),
-    "walk_steps": (1, 1000),
-    "walk_guidance": (0.0, 100.0),
-    "points_per_walk": (1, 1000),
-    "walk_batch": (1, 256),
-    "pool": (0, 1_000_000),
-    "refresh": (0, 1_000_000),
-    "width": (0, 16384),
-    "height": (0, 16384),
-    "seed": (0, 2**64 - 1),
-}
-_CHOICES = {"source": SOURCES, "optimizer": OPTIMIZERS, "checkpointing": CHECKPOINTING, "precision": PRECISIONS}
+    def examples(self) -> int:
+        """How many examples the run draws."""
+        return self.steps * self.batch_size * self.gradient_accumulation_steps
 
 
 def check(settings: Settings) -> Settings:
-    """The settings themselves, or an EsdError that names the first one that cannot be used."""
-    for name, (low, high) in _RANGES.items():
-        value, whole = getattr(settings, name), isinstance(getattr(Settings, name), int)
-        if value is None and name == "eta_erase_from":
-            continue
-        if not (isinstance(value, int if whole else int | float) and low <= value <= high):
-            kind = "a whole number" if whole else "a number"
-            raise EsdError(f"{name} is {value!r:.30}: it must be {kind} from {low} to {high}.")
-    for name, choices in _CHOICES.items():
-        if getattr(settings, name) not in choices:
-            raise EsdError(f'{name} is "{getattr(settings, name)}": choose one of {", ".join(choices)}.')
-    if not settings.learning_rate:
+    """Return the settings themselves, or raise an EsdError that names the first one that cannot be used."""
+    if settings.learning_rate == 0:
         raise EsdError("learning_rate is 0, so nothing would change: the paper used 1e-5.")
+    for name, field in FIELDS.items():
+        value = getattr(settings, name)
+        if field.choices and value not in field.choices and name != "method":  # `select` answers for that one
+            raise EsdError(f'{name} is "{value}": choose one of {", ".join(field.choices)}.')
+        if field.low is not None and not (value is None and field.default is None):
+            whole = isinstance(field.default, int)
+            if not (isinstance(value, int if whole else int | float) and field.low <= value <= (field.high or 0)):
+                kind = "a whole number" if whole else "a number"
+                raise EsdError(f"{name} is {value!r:.30}: it must be {kind} from {field.low} to {field.high}.")
     return settings
+
+
+FIRST_NAMES = {
+    "sampler_model": "source",
+    "num_inference_steps": "walk_steps",
+    "guidance_scale": "walk_guidance",
+    "samples_per_trajectory": "points_per_walk",
+    "strided": "coarse_walks",
+    "trajectory_batch": "walk_batch",
+    "buffer_size": "pool",
+    "draws_per_buffer": "refresh",
+    "gradient_accumulation_steps": "accumulate",
+    "gradient_checkpointing": "checkpointing",
+}
+"""What version 0.1 called settings that have another name now."""
+
+
+def by_first_name(settings: Settings) -> dict[str, Any]:
+    """Return all settings under the names of version 0.1, from which the keys of kept runs are made."""
+    return {FIRST_NAMES.get(name, name): value for name, value in asdict(settings).items()}
+
+
+def by_present_name(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings that a file of any version names, under their present names."""
+    renamed = {old: new for new, old in FIRST_NAMES.items()}
+    return {renamed.get(name, name): value for name, value in stored.items()}

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from .denoiser import Denoiser
 from .errors import EsdError
-from .examples import Example, Standing
-from .files.lazy import opened
+from .examples import Example, StreamState
+from .files.lazy import open_tensors
 from .files.safetensors_write import write_safetensors
 from .train import Snapshot
 
@@ -32,9 +32,9 @@ def write_snapshot(snapshot: Snapshot, path: Path, run: str) -> None:
         for name, value in _flat(f"optimizer/{index}", state):
             target = tensors if isinstance(value, Tensor) else numbers
             target[name] = value
-    for index, standing in enumerate(snapshot.streams):
-        tensors |= {f"stream/{index}/{name}": t for name, t in _packed(standing).items()}
-    prompts = [[example.prompt for example in standing.points] for standing in snapshot.streams]
+    for index, stream in enumerate(snapshot.streams):
+        tensors |= {f"stream/{index}/{name}": t for name, t in _packed(stream).items()}
+    prompts = [[example.prompt for example in stream.examples] for stream in snapshot.streams]
     text = {"run": run, "numbers": json.dumps(numbers), "prompts": json.dumps(prompts), "format": FORMAT}
     write_safetensors(tensors, path, {**text, "check": _check(tensors, text)})
 
@@ -51,7 +51,7 @@ def _flat(place: str, state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def read_snapshot(path: Path, run: str, denoiser: Denoiser) -> Snapshot:
     """The snapshot of that run for that denoiser's weights; raises EsdError when the file is not one, or damaged."""
     try:
-        with opened(path) as file:
+        with open_tensors(path) as file:
             if file.metadata.get("format") != FORMAT or file.metadata.get("run") != run:
                 raise EsdError("it belongs to another run")
             tensors = {name: stored.load() for name, stored in file.tensors.items()}
@@ -105,27 +105,27 @@ def _of_shape(stored: Tensor, shape: tuple[int, ...]) -> Tensor:
     return stored
 
 
-def _packed(standing: Standing) -> Tensors:
-    points = standing.points
+def _packed(state: StreamState) -> Tensors:
+    examples = state.examples
     return {
-        "x": torch.stack([p.x for p in points]),
-        "target": torch.stack([p.target for p in points]),
-        "sigma": torch.tensor([p.sigma for p in points], dtype=torch.float64),
-        "weight": torch.tensor([p.weight for p in points], dtype=torch.float64),
-        "order": torch.tensor(list(standing.order), dtype=torch.int64),
-        "place": torch.tensor([standing.position, standing.left], dtype=torch.int64),
-        "random": standing.random,
+        "x": torch.stack([p.x for p in examples]),
+        "target": torch.stack([p.target for p in examples]),
+        "sigma": torch.tensor([p.sigma for p in examples], dtype=torch.float64),
+        "weight": torch.tensor([p.weight for p in examples], dtype=torch.float64),
+        "order": torch.tensor(list(state.order), dtype=torch.int64),
+        "place": torch.tensor([state.position, state.remaining], dtype=torch.int64),
+        "random": state.rng_state,
     }
 
 
-def _unpacked(prefix: str, stored: Mapping[str, Tensor], prompts: Sequence[str], denoiser: Denoiser) -> Standing:
+def _unpacked(prefix: str, stored: Mapping[str, Tensor], prompts: Sequence[str], denoiser: Denoiser) -> StreamState:
     shape = (len(prompts), *denoiser.latent_shape)
     x, target = (_of_shape(stored[prefix + name], shape) for name in ("x", "target"))
     sigma, weight, order, place = (stored[prefix + name].tolist() for name in ("sigma", "weight", "order", "place"))
-    points = [Example(*each) for each in zip(x, sigma, prompts, target, weight, strict=True)]
-    position, left = place
-    if not (0 <= position <= len(order) and left >= 0 and all(0 <= i < len(points) for i in order)):
+    examples = [Example(*each) for each in zip(x, sigma, prompts, target, weight, strict=True)]
+    position, remaining = place
+    if not (0 <= position <= len(order) and remaining >= 0 and all(0 <= i < len(examples) for i in order)):
         raise ValueError("its examples do not fit together")
     random = stored[prefix + "random"]
     torch.Generator().set_state(random)  # raises where it is none
-    return Standing(points, order, position, left, random)
+    return StreamState(examples, order, position, remaining, random)

@@ -1,8 +1,7 @@
-"""The training loop: one for every model family, method and source of examples."""
+"""The training loop: one for every model family, method and sampler of examples."""
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,8 +14,9 @@ from torch import Tensor
 from .concepts import Concept, Keep
 from .denoiser import Condition, Denoiser, stack
 from .errors import EsdError
-from .examples import Example, Pool, Standing, keep_lessons, lesson
+from .examples import Example, ExampleStream, StreamState, keep_specs, target_spec
 from .objective import loss
+from .optimizers import make_optimizer
 from .settings import Settings
 
 
@@ -31,7 +31,7 @@ class Step:
     prompt: str
 
 
-Report = Callable[[Step], bool]
+StepCallback = Callable[[Step], bool]
 """Called after each step; answering True ends the run there with what has been learnt.  It may raise to cancel."""
 
 
@@ -42,7 +42,7 @@ class Snapshot:
     losses: Sequence[float]
     student: Mapping[str, Tensor]
     optimizer: Mapping[int, Mapping[str, Any]]
-    streams: Sequence[Standing]
+    streams: Sequence[StreamState]
 
 
 class Training:
@@ -62,31 +62,31 @@ class Training:
     ) -> None:
         """Nothing is computed before the first step."""
         self.denoiser, self.conditions, self.settings = denoiser, conditions, settings
-        self.streams = streams(denoiser, conditions, concepts, keeps, settings)
-        self.optimizer = make_optimizer(settings, list(denoiser.trainable.values()))
+        self.streams = make_streams(denoiser, conditions, concepts, keeps, settings)
+        self.optimizer = make_optimizer(settings.optimizer, list(denoiser.trainable.values()), settings.learning_rate)
         self.losses: list[float] = []
-        self._at: Sequence[Standing] | None = self._standings()
+        self._resume_point: Sequence[StreamState] | None = self._stream_states()
 
     def __iter__(self) -> Iterator[Step]:
         """Make the steps that are left."""
         for index in range(len(self.losses), self.settings.steps):
-            micro = draw(self.streams, self.settings)
-            value = gradients(self.denoiser, self.conditions, self.optimizer, micro, index)
-            self._at = None  # an optimiser that fails half-way leaves no state to go on from
+            micro = next_micro_batches(self.streams, self.settings)
+            value = accumulate_gradients(self.denoiser, self.conditions, self.optimizer, micro, index)
+            self._resume_point = None  # an optimiser that fails half-way leaves no state to go on from
             self.optimizer.step()
             self.losses.append(value)
-            self._at = self._standings()
+            self._resume_point = self._stream_states()
             yield Step(index, self.settings.steps, value, micro[0][0].sigma, micro[0][0].prompt)
 
-    def _standings(self) -> Sequence[Standing]:
-        return [stream.standing for stream in self.streams]
+    def _stream_states(self) -> Sequence[StreamState]:
+        return [stream.state for stream in self.streams]
 
     def snapshot(self) -> Snapshot | None:
         """The state after the last completed step, also in the middle of the next one; None before the first."""
-        if self._at is None or not self.losses:
+        if self._resume_point is None or not self.losses:
             return None
         state = self.optimizer.state_dict()["state"]
-        return Snapshot(list(self.losses), self.denoiser.trainable, state, self._at)
+        return Snapshot(list(self.losses), self.denoiser.trainable, state, self._resume_point)
 
     def resume(self, snapshot: Snapshot) -> None:
         """Go on from a snapshot of a run with the same inputs, bit for bit as if it had not been stopped."""
@@ -95,26 +95,32 @@ class Training:
                 parameter.copy_(snapshot.student[name])
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": dict(snapshot.optimizer), "param_groups": groups})
-        for stream, standing in zip(self.streams, snapshot.streams, strict=True):
-            stream.standing = standing
+        for stream, state in zip(self.streams, snapshot.streams, strict=True):
+            stream.state = state
         self.losses = list(snapshot.losses)
-        self._at = self._standings()
+        self._resume_point = self._stream_states()
 
 
 def erase(
     denoiser: Denoiser,
     conditions: Mapping[str, Condition],
     concepts: Sequence[Concept],
-    keeps: Sequence[Keep],
     settings: Settings,
-    report: Report,
-) -> list[float]:
-    """Train the denoiser's student until it predicts the targets; returns the loss of every step."""
+    keeps: Sequence[Keep] = (),
+    on_start: Callable[[Training], object] = lambda training: None,
+    on_step: StepCallback = lambda step: False,
+) -> Training:
+    """Train the denoiser's student until it predicts the targets; its `difference()` is then the erasure.
+
+    `conditions` has every prompt of `concepts.prompts_of`.  `on_start` may resume the training from a snapshot.
+    Returns the training with the loss of every step.  Raises EsdError where a loss or a gradient is not finite.
+    """
     training = Training(denoiser, conditions, concepts, keeps, settings)
+    on_start(training)
     for step in training:
-        if report(step):
+        if on_step(step):
             break
-    return training.losses
+    return training
 
 
 def fit(
@@ -123,16 +129,16 @@ def fit(
     batches: Iterable[list[list[Example]]],
     settings: Settings,
 ) -> list[float]:
-    """One optimiser step for each list of micro-batches of given examples; returns the losses."""
-    optimizer = make_optimizer(settings, list(denoiser.trainable.values()))
+    """Take one optimiser step for each list of micro-batches of given examples; return the losses."""
+    optimizer = make_optimizer(settings.optimizer, list(denoiser.trainable.values()), settings.learning_rate)
     losses: list[float] = []
     for index, micro in enumerate(batches):
-        losses.append(gradients(denoiser, conditions, optimizer, micro, index))
+        losses.append(accumulate_gradients(denoiser, conditions, optimizer, micro, index))
         optimizer.step()
     return losses
 
 
-def gradients(
+def accumulate_gradients(
     denoiser: Denoiser,
     conditions: Mapping[str, Condition],
     optimizer: torch.optim.Optimizer,
@@ -149,7 +155,7 @@ def gradients(
         optimizer.zero_grad(set_to_none=True)
         values = [backward(denoiser, conditions, batch, scale / len(micro)) for batch in micro]
         value = _finite("loss", sum(values) / len(values), index)
-        largest = _largest(parameter.grad for parameter in denoiser.trainable.values())
+        largest = _max_abs(parameter.grad for parameter in denoiser.trainable.values())
         if math.isfinite(largest) or scale <= 1.0:
             break
         scale /= 16.0
@@ -161,41 +167,41 @@ def gradients(
     return value
 
 
-def _largest(gradients: Iterable[Tensor | None]) -> float:
+def _max_abs(gradients: Iterable[Tensor | None]) -> float:
     """The largest magnitude among all values; one that is not finite shows, and one answer waits for the device."""
     found = [torch.linalg.vector_norm(each, float("inf")) for each in gradients if each is not None and each.numel()]
     return float(torch.stack(found).max()) if found else 0.0
 
 
-def streams(
+def make_streams(
     denoiser: Denoiser,
     conditions: Mapping[str, Condition],
     concepts: Sequence[Concept],
     keeps: Sequence[Keep],
     settings: Settings,
-) -> list[Pool]:
+) -> list[ExampleStream]:
     """The examples of the concepts and, where there are keeps, those of the keeps."""
-    erased = [(lesson(c, settings), c.weight) for c in concepts]
-    kept = [(each, 1.0) for each in keep_lessons(keeps)]
+    erased = [(target_spec(c, settings), c.weight) for c in concepts]
+    kept = [(each, 1.0) for each in keep_specs(keeps)]
     return [
-        Pool(denoiser, conditions, lessons, settings, settings.points, _generator(settings.seed, stream))
-        for stream, lessons in enumerate((erased, kept))
-        if lessons
+        ExampleStream(denoiser, conditions, specs, settings, settings.examples, _generator(settings.seed, stream))
+        for stream, specs in enumerate((erased, kept))
+        if specs
     ]
 
 
-def draw(pools: Sequence[Pool], settings: Settings) -> list[list[Example]]:
+def next_micro_batches(streams: Sequence[ExampleStream], settings: Settings) -> list[list[Example]]:
     """The micro-batches of one optimiser step; each holds the concept's examples and as many keep examples.
 
     Their weights make the batch's mean the sum of both means: mean(concept) + weight * mean(keep).
     """
     return [
         [
-            replace(example, weight=example.weight * len(pools))
-            for pool in pools
-            for example in islice(pool, settings.batch_size)
+            replace(example, weight=example.weight * len(streams))
+            for stream in streams
+            for example in islice(stream, settings.batch_size)
         ]
-        for _ in range(settings.accumulate)
+        for _ in range(settings.gradient_accumulation_steps)
     ]
 
 
@@ -228,41 +234,3 @@ def _finite(what: str, value: float, index: int) -> float:
             "lower the learning rate, or set the precision to fp32."
         )
     return value
-
-
-def make_optimizer(settings: Settings, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimiser of the settings with torch's default betas and no weight decay (then AdamW is the paper's Adam)."""
-    return _OPTIMIZERS[settings.optimizer](parameters, settings.learning_rate)
-
-
-def _adamw(parameters: list[torch.nn.Parameter], lr: float) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0, foreach=False)
-
-
-def _adafactor(parameters: list[torch.nn.Parameter], lr: float) -> torch.optim.Optimizer:
-    """Adafactor whose rate means the same as Adam's: torch's multiplies it with each tensor's root mean square."""
-    groups = [{"params": [each], "lr": lr / max(SMALLEST_SCALE, _root_mean_square(each))} for each in parameters]
-    return torch.optim.Adafactor(groups, lr=lr, eps=(None, SMALLEST_SCALE), weight_decay=0.0, foreach=False)
-
-
-SMALLEST_SCALE = 1e-3
-"""The least root mean square that Adafactor takes a tensor to have."""
-
-
-def _root_mean_square(tensor: Tensor) -> float:
-    return float(tensor.detach().square().mean().sqrt())
-
-
-def _adamw8bit(parameters: list[torch.nn.Parameter], lr: float) -> torch.optim.Optimizer:
-    try:
-        bitsandbytes = importlib.import_module("bitsandbytes")
-    except ImportError as error:
-        raise EsdError(
-            "The optimiser adamw8bit needs the bitsandbytes package, which is not installed: "
-            "install it into ComfyUI's Python, or choose adamw or adafactor."
-        ) from error
-    optimizer: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(parameters, lr=lr, weight_decay=0.0)
-    return optimizer
-
-
-_OPTIMIZERS = {"adamw": _adamw, "adafactor": _adafactor, "adamw8bit": _adamw8bit}

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..esd.erasure import ErasedWeights
+from ..esd.erasure import Erasure
 from .host.model import apply as host
 from .schema import finding
 from .sockets import CATEGORY, Weights
@@ -41,6 +41,6 @@ class ESDApply(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, weights: ErasedWeights, strength: float) -> io.NodeOutput:
+    def execute(cls, model: Any, weights: Erasure, strength: float) -> io.NodeOutput:
         """Patch a clone."""
         return io.NodeOutput(host.apply(model, weights, strength))

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..esd.erasure import ErasedWeights
+from ..esd.erasure import Erasure
 from ..esd.errors import EsdError
 from .host.images import compare, sampling
 from .schema import advanced, finding
@@ -44,7 +44,7 @@ class ESDBeforeAfter(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, prompts: str | None, strengths: str | None = compare.WHOLE) -> bool | str:
+    def validate_inputs(cls, prompts: str | None, strengths: str | None = compare.FULL_STRENGTH) -> bool | str:
         """Refuse what cannot be drawn before anything is trained for it; what is linked is not known yet."""
         try:
             if prompts is not None:
@@ -64,21 +64,21 @@ class ESDBeforeAfter(io.ComfyNode):
         prompts: str,
         seed: int,
         model_after: Any = None,
-        weights: ErasedWeights | None = None,
+        weights: Erasure | None = None,
         seeds_per_prompt: int = 1,
-        strengths: str = compare.WHOLE,
+        strengths: str = compare.FULL_STRENGTH,
         difference_gain: float = 0.0,
         **choice: Any,
     ) -> io.NodeOutput:
         """Draw all rows."""
-        shots = sampling.shots_of(sampling.prompt_lines(prompts), seed, seeds_per_prompt)
+        samples = sampling.samples_of(sampling.prompt_lines(prompts), seed, seeds_per_prompt)
         models = compare.models_to_compare(model_before, model_after, weights, strengths)
-        drawn = sampling.draw_rows(models, clip, vae, shots, sampling.SamplerChoice(seed, **choice))
+        drawn = sampling.draw_rows(models, clip, vae, samples, sampling.SamplerChoice(seed, **choice))
         rows = [Row(label, pictures) for label, pictures in drawn.items()]
         before, after = rows[0].pictures, rows[-1].pictures
         if difference_gain:
             rows.append(difference(before, after, difference_gain))
-        columns = [Column(shot.prompt, shot.seed) for shot in shots]
+        columns = [Column(sample.prompt, sample.seed) for sample in samples]
         return io.NodeOutput(labelled_grid(columns, rows, seeds_per_prompt), before, after)
 
 
@@ -129,7 +129,7 @@ def _more() -> list[io.Input]:
         ),
         io.String.Input(
             "strengths",
-            default=compare.WHOLE,
+            default=compare.FULL_STRENGTH,
             optional=True,
             tooltip="A row for each strength of the weights, with commas between: 0, 0.25, 0.5, 0.75, 1. 0 is the "
             "original, 1 is erased as trained. Needs weights; from -10 to 10, at most 16.",

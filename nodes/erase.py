@@ -8,14 +8,13 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..esd.concepts import Concept, Keep
-from ..esd.selection import METHODS
+from ..esd.presets import with_preset
 from ..esd.settings import Settings as RunSettings
-from ..esd.settings import with_preset
 from .host.files import graph
 from .host.run import erase as host
-from .host.run.monitor import STARTS, Watch
-from .schema import ALIASES, advanced, finding
-from .sockets import CATEGORY, Concepts, Keeps, LossMap, Settings, Weights, seed_input
+from .host.run.monitor import STARTS, MonitorOptions
+from .schema import ALIASES, advanced, finding, setting_input
+from .sockets import CATEGORY, Concepts, Keeps, LossMap, Settings, Weights
 
 DEFAULT = RunSettings()
 
@@ -37,7 +36,7 @@ class ESDErase(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model to erase from, with its LoRAs if it has any."),
                 io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
                 Concepts.Input("concepts", tooltip="What to erase: one Concept node or a chain of them."),
-                *_dials(),
+                *(setting_input(name) for name in DIALS),
                 *_watching(),
                 Keeps.Input("keep", optional=True, tooltip="Prompts that must look as before (Keep nodes)."),
                 Settings.Input("settings", optional=True, tooltip="Erase Settings, for all the rest."),
@@ -74,51 +73,13 @@ class ESDErase(io.ComfyNode):
         node_id = cls.hidden.unique_id
         base = graph.base_file(cls.hidden.prompt, node_id)
         workflow = graph.workflow_id(cls.hidden.extra_pnginfo)
-        watch = Watch(preview_every, snapshot_every, start, vae, node_id or "", workflow)
-        erased = host.erase_model(model, clip, concepts, keep, with_preset(run, run.preset), base, watch)
+        monitor = MonitorOptions(preview_every, snapshot_every, start, vae, node_id or "", workflow)
+        erased = host.erase_model(model, clip, concepts, keep, with_preset(run, run.preset), base, monitor)
         return io.NodeOutput(erased.model, erased.weights, {"loss": erased.losses})
 
 
-def _dials() -> list[io.Input]:
-    """What most runs set."""
-    return [
-        io.Combo.Input(
-            "method",
-            options=list(METHODS),
-            default=DEFAULT.method,
-            tooltip="Which weights learn. esd-x: text attention, for styles and things named in the prompt. "
-            "esd-x-strict: only its keys and values, the gentlest. esd-u: everything else, for what must not "
-            "appear under any prompt. The names after selfattn are those of the 2023 code.",
-        ),
-        io.Int.Input(
-            "steps",
-            default=DEFAULT.steps,
-            min=1,
-            max=100000,
-            tooltip="Training steps. 100 to 500 is usual; more erases more and costs more of the rest.",
-        ),
-        io.Float.Input(
-            "learning_rate",
-            default=DEFAULT.learning_rate,
-            min=1e-8,
-            max=1.0,
-            step=1e-6,
-            round=False,
-            tooltip="Step size of the optimiser. 1e-5 (paper) to 2e-4; too high turns pictures to noise.",
-        ),
-        io.Float.Input(
-            "eta",
-            default=DEFAULT.eta,
-            min=0.0,
-            max=20.0,
-            step=0.1,
-            tooltip="Guidance scale: the paper's eta, how far to push away from the concept. 0 only pulls it "
-            "to the empty prompt, 1 is the paper's default, 3 and more may hurt the rest. An attribute "
-            "(erase_from) wants about 4. The official code's negative_guidance since 2025 is eta + 1, with erase_from "
-            "eta itself.",
-        ),
-        seed_input("Same seed and inputs give the same weights, bit for bit, on the same machine."),
-    ]
+DIALS = ("method", "steps", "learning_rate", "eta", "seed")
+"""The settings that most runs set, in the order of their widgets."""
 
 
 def _watching() -> list[io.Input]:
@@ -138,7 +99,7 @@ def _watching() -> list[io.Input]:
             default=100,
             min=0,
             max=100000,
-            tooltip="Steps between snapshots in output/esd/runs, from which a stopped run goes on; 0 keeps one "
+            tooltip="Steps between snapshots in output/esd/runs, from which a stopped run resumes; 0 keeps one "
             "only when you cancel or finish early.",
         ),
         advanced(
@@ -147,7 +108,7 @@ def _watching() -> list[io.Input]:
             options=list(STARTS),
             default=STARTS[0],
             tooltip="What to do when output/esd/runs has a run with the very same inputs. reuse or resume: take "
-            "its result, or go on where it was stopped. resume: go on to the last step even after Finish now. "
-            "start over: train anew.",
+            "its result, or continue where it stopped. resume: train to the last step even after Finish now. "
+            "start over: train again.",
         ),
     ]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..esd.erasure import ErasedWeights
+from ..esd.erasure import Erasure
 from ..esd.report import describe, layer_norms
 from .schema import finding, saying
 from .sockets import CATEGORY, Weights
-from .ui.charts import bars
+from .ui.charts import bar_chart
 
 
 class ESDErasureInfo(io.ComfyNode):
@@ -33,8 +33,8 @@ class ESDErasureInfo(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, weights: ErasedWeights) -> io.NodeOutput:
+    def execute(cls, weights: Erasure) -> io.NodeOutput:
         """Describe and draw."""
         text = describe(weights)
-        picture = bars("Root mean square of the change by layer", layer_norms(weights))
+        picture = bar_chart("Root mean square of the change by layer", layer_norms(weights))
         return io.NodeOutput(text, picture, ui={"text": [text]})

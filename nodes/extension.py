@@ -24,7 +24,7 @@ class EsdExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node, in the order of the menu; before that, what the page may ask for, and a sweep of leftovers."""
         status.add_routes()
-        cleanup.sweep()
+        cleanup.delete_partials()
         return [
             ESDLoadModel,
             ESDConcept,

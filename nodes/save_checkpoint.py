@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..esd.erasure import ErasedWeights
+from ..esd.erasure import Erasure
 from .host.files import graph, save
 from .schema import advanced, finding, saying
 from .sockets import CATEGORY, Weights
@@ -67,7 +67,7 @@ class ESDSaveCheckpoint(io.ComfyNode):
         clip: Any,
         vae: Any,
         filename_prefix: str,
-        weights: ErasedWeights | None = None,
+        weights: Erasure | None = None,
         precision: str = save.AS_SOURCE,
     ) -> io.NodeOutput:
         """Write the file."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..esd.erasure import ErasedWeights
+from ..esd.erasure import Erasure
 from .host.files import export, save
 from .schema import advanced, finding, saying
 from .sockets import CATEGORY, Weights
@@ -81,7 +81,7 @@ class ESDSaveErasure(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        weights: ErasedWeights,
+        weights: Erasure,
         filename_prefix: str,
         format: str = "difference",
         rank: int = 0,

@@ -8,6 +8,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..esd.settings import FIELDS
+
 ALIASES = ["unlearn", "forget", "remove concept", "concept erasure", "ESD", "LECO"]
 """What people type who look for the pack's main nodes."""
 
@@ -31,3 +33,28 @@ def saying() -> dict[str, Any]:
 def advanced(maker: Callable[..., io.Input], name: str, **fields: Any) -> io.Input:
     """An input that most people never touch, which newer pages fold away."""
     return maker(name, **fields, **known(maker, advanced=True))
+
+
+FINEST = 1e-3
+"""Steps of a widget below this are shown without rounding."""
+
+
+def setting_input(name: str, optional: bool = False) -> io.Input:
+    """Make the widget of a setting from its row in the table."""
+    field = FIELDS[name]
+    given: dict[str, Any] = {"default": field.default, "tooltip": field.tooltip}
+    if optional:
+        given["optional"] = True
+    if field.choices:
+        maker: Any = io.Combo.Input
+        given["options"] = list(field.choices)
+    elif isinstance(field.default, bool):
+        maker = io.Boolean.Input
+    else:
+        maker = io.Int.Input if isinstance(field.default, int) else io.Float.Input
+        given |= {"min": field.low, "max": field.high, **({} if field.step is None else {"step": field.step})}
+        if field.step is not None and field.step < FINEST:
+            given["round"] = False
+    if name == "seed":
+        given["control_after_generate"] = False
+    return advanced(maker, name, **given) if field.rare else maker(name, **given)

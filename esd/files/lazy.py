@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from ..errors import EsdError
-from .lazy_tensor import DTYPES, StoredFile, StoredTensor, in_memory
+from .lazy_tensor import DTYPES, LazyTensor, TensorFile, in_memory
 from .pickle_scan import check_pickle
 from .safetensors_header import Entry, safetensors_header
 from .torch_zip import check_torch_zip
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[StoredFile]:
+def open_tensors(path: Path) -> Iterator[TensorFile]:
     """The tensors of a file while it is open, recognised by its first bytes; raises EsdError for what it refuses."""
     try:
         with path.open("rb") as file:
@@ -52,7 +52,7 @@ def _unchanged(path: Path, file: IO[bytes]) -> Callable[[], None]:
     return check
 
 
-def _guarded(stored: StoredTensor, check: Callable[[], None]) -> StoredTensor:
+def _guarded(stored: LazyTensor, check: Callable[[], None]) -> LazyTensor:
     def load() -> Tensor:
         check()
         tensor = stored.load()
@@ -62,11 +62,11 @@ def _guarded(stored: StoredTensor, check: Callable[[], None]) -> StoredTensor:
     return replace(stored, load=load)
 
 
-def _safetensors(path: Path, file: IO[bytes]) -> StoredFile:
+def _safetensors(path: Path, file: IO[bytes]) -> TensorFile:
     entries, metadata = safetensors_header(path)
     lock = threading.Lock()
-    tensors = {name: StoredTensor(e.shape, e.dtype, _reader(file, lock, e)) for name, e in entries.items()}
-    return StoredFile(tensors, metadata)
+    tensors = {name: LazyTensor(e.shape, e.dtype, _reader(file, lock, e)) for name, e in entries.items()}
+    return TensorFile(tensors, metadata)
 
 
 def _reader(file: IO[bytes], lock: threading.Lock, entry: Entry) -> Callable[[], Tensor]:
@@ -84,7 +84,7 @@ def _reader(file: IO[bytes], lock: threading.Lock, entry: Entry) -> Callable[[],
     return read
 
 
-def _torch_zip(path: Path, file: IO[bytes]) -> StoredFile:
+def _torch_zip(path: Path, file: IO[bytes]) -> TensorFile:
     plain = check_torch_zip(path)
     try:
         tree = torch.load(path, map_location="cpu", weights_only=True, mmap=plain)
@@ -101,12 +101,12 @@ def _torch_zip(path: Path, file: IO[bytes]) -> StoredFile:
         raise EsdError(f"{path.name} holds a tensor twice under one name: choose a file of one set of weights.")
     if sum(t.nbytes for t in tensors.values()) > max(MOST_SHARED * path.stat().st_size, 4 * MOST_REPEATED):
         raise EsdError(f"{path.name} would unpack to far more than it holds: do not use this file.")
-    return StoredFile(
+    return TensorFile(
         {name: in_memory(t) for name, t in tensors.items()}, {}, any(isinstance(v, dict) for v in tree.values())
     )
 
 
-def _bare_pickle(path: Path, file: IO[bytes]) -> StoredFile:
+def _bare_pickle(path: Path, file: IO[bytes]) -> TensorFile:
     file.seek(0)
     check_pickle(path, file)
     raise EsdError(
@@ -115,7 +115,7 @@ def _bare_pickle(path: Path, file: IO[bytes]) -> StoredFile:
     )
 
 
-def _reader_for(start: bytes) -> Callable[[Path, IO[bytes]], StoredFile]:
+def _reader_for(start: bytes) -> Callable[[Path, IO[bytes]], TensorFile]:
     """By a file's first bytes; safetensors has any length first, so it is told by the brace of its header."""
     if start[8:] != b"{":
         if start.startswith(b"PK"):

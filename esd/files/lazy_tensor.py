@@ -27,7 +27,7 @@ DTYPES: dict[str, torch.dtype] = {
 
 
 @dataclass(frozen=True)
-class StoredTensor:
+class LazyTensor:
     """Shape and dtype now, values on `load()`."""
 
     shape: tuple[int, ...]
@@ -41,14 +41,14 @@ class StoredTensor:
 
 
 @dataclass(frozen=True)
-class StoredFile:
+class TensorFile:
     """What a file holds: tensors by their own names, text metadata, and whether modules were nested in it."""
 
-    tensors: Mapping[str, StoredTensor]
+    tensors: Mapping[str, LazyTensor]
     metadata: Mapping[str, str]
     nested: bool = False
 
 
-def in_memory(tensor: Tensor) -> StoredTensor:
+def in_memory(tensor: Tensor) -> LazyTensor:
     """A tensor that is there already, as a stored one."""
-    return StoredTensor(tuple(tensor.shape), tensor.dtype, lambda: tensor)
+    return LazyTensor(tuple(tensor.shape), tensor.dtype, lambda: tensor)

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ..errors import EsdError
 from .atomic import write_atomically
-from .lazy_tensor import DTYPES, StoredTensor
+from .lazy_tensor import DTYPES, LazyTensor
 
 
-def write_stream(path: Path, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> None:
+def write_stream(path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file: the header from shapes and dtypes, then each tensor as it is loaded.
 
     The largest element size comes first, as the format's own writer orders them, so that readers find every tensor
@@ -31,7 +31,7 @@ def write_stream(path: Path, tensors: Mapping[str, StoredTensor], metadata: Mapp
             file.write(_bytes(tensor).numpy().data)
 
 
-def _header(ordered: list[tuple[str, StoredTensor]], metadata: Mapping[str, str]) -> bytes:
+def _header(ordered: list[tuple[str, LazyTensor]], metadata: Mapping[str, str]) -> bytes:
     called = {dtype: name for name, dtype in DTYPES.items()}
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     at = 0

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import EsdError
-from ..files.lazy_tensor import StoredFile, StoredTensor
+from ..files.lazy_tensor import LazyTensor, TensorFile
 from .network import TEXT_WIDTHS, Network, module_paths
 
 OTHER_PARTS = ("first_stage_model.", "cond_stage_model.", "conditioner.", "model_ema.")
@@ -25,28 +25,28 @@ SCHEDULE = frozenset(
 
 
 @dataclass(frozen=True)
-class Content:
+class DetectedFile:
     """A file understood: its form, tensors by host name (values, or `changes` to them), and how many were left."""
 
     form: str
-    tensors: Mapping[str, StoredTensor]
+    tensors: Mapping[str, LazyTensor]
     changes: bool
     left: int = 0
 
 
 @dataclass(frozen=True)
-class Form:
+class FileFormat:
     """A row of the table: the form's name for the user, how it is told, and how its names are understood."""
 
     name: str
-    matches: Callable[[StoredFile], bool]
-    understand: Callable[[StoredFile, Network], tuple[dict[str, StoredTensor], int]]
+    matches: Callable[[TensorFile], bool]
+    understand: Callable[[TensorFile, Network], tuple[dict[str, LazyTensor], int]]
     changes: bool = False
 
 
-def recognise(file: StoredFile, network: Network) -> Content:
+def detect(file: TensorFile, network: Network) -> DetectedFile:
     """The content of a file for a network; raises EsdError for what is unknown, another family's, or misshapen."""
-    form = next((f for f in FORMS if f.matches(file)), None)
+    form = next((f for f in FILE_FORMATS if f.matches(file)), None)
     if form is None:
         raise EsdError(
             "The file holds no weights of a UNet: choose an erasure, a LoRA or a checkpoint of SD1.x, SD2.x or SDXL."
@@ -59,7 +59,7 @@ def recognise(file: StoredFile, network: Network) -> Content:
                 f"The file was made for another kind of model ({name} is {stored.shape} in it and "
                 f"{network.shapes[name]} in this MODEL): load the model it was made from."
             )
-    return Content(form.name, tensors, form.changes, left)
+    return DetectedFile(form.name, tensors, form.changes, left)
 
 
 def fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
@@ -73,7 +73,7 @@ def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
-def _require_family(file: StoredFile, network: Network) -> None:
+def _require_family(file: TensorFile, network: Network) -> None:
     called = {"sd": ("SD1.x", "SD2.x"), "sdxl": ("SDXL",), "flux": ("Flux",), "flux2_klein": ("Flux.2",)}
     said = file.metadata.get("esd.family") or file.metadata.get("family", "")
     families = called.get(said, (said,) if said else ())
@@ -88,10 +88,10 @@ def _require_family(file: StoredFile, network: Network) -> None:
         )
 
 
-def _absolute(file: StoredFile, network: Network) -> tuple[dict[str, StoredTensor], int]:
+def _absolute(file: TensorFile, network: Network) -> tuple[dict[str, LazyTensor], int]:
     found = {name: network.host_name(name) for name in file.tensors}
-    strangers = [name for name, host in found.items() if host is None and not _is_other_part(name)]
-    _refuse(strangers, len(file.tensors))
+    unmatched = [name for name, host in found.items() if host is None and not _is_other_part(name)]
+    _refuse(unmatched, len(file.tensors))
     tensors = {host: file.tensors[name] for name, host in found.items() if host is not None}
     if len(tensors) < sum(host is not None for host in found.values()):
         raise EsdError("The file holds a tensor twice under two names: choose a file of one set of weights.")
@@ -102,11 +102,11 @@ def _is_other_part(name: str) -> bool:
     return name.startswith(OTHER_PARTS) or name in SCHEDULE
 
 
-def _refuse(strangers: list[str], total: int) -> None:
-    if strangers:
+def _refuse(unmatched: list[str], total: int) -> None:
+    if unmatched:
         raise EsdError(
-            f"{len(strangers)} of the file's {total} tensors have no place in this MODEL, such as "
-            f'"{strangers[0]}": load the model it was made from, or use the stock Load LoRA.'
+            f"{len(unmatched)} of the file's {total} tensors have no place in this MODEL, such as "
+            f'"{unmatched[0]}": load the model it was made from, or use the stock Load LoRA.'
         )
 
 
@@ -127,20 +127,20 @@ PART_OF = {"diff": "weight", "diff_b": "bias"}
 """Which parameter a full difference is of."""
 
 
-def _changes(file: StoredFile, network: Network) -> tuple[dict[str, StoredTensor], int]:
-    modules: dict[str, dict[str, StoredTensor]] = {}
-    strangers = []
+def _changes(file: TensorFile, network: Network) -> tuple[dict[str, LazyTensor], int]:
+    modules: dict[str, dict[str, LazyTensor]] = {}
+    unmatched = []
     paths = module_paths(network)
     for name, stored in file.tensors.items():
         path, part = _split(name)
         if part is None or path not in paths:
-            strangers.append(name)
+            unmatched.append(name)
         elif part in modules.setdefault(paths[path], {}):
             raise EsdError(f'The file holds "{name}" a second time under another name: choose a file of one LoRA.')
         else:
             modules[paths[path]][part] = stored
-    _refuse(strangers, len(file.tensors))
-    changes: dict[str, StoredTensor] = {}
+    _refuse(unmatched, len(file.tensors))
+    changes: dict[str, LazyTensor] = {}
     for module, parts in modules.items():
         changes |= {f"{module}.{leaf}": parts[part] for part, leaf in PART_OF.items() if part in parts}
         if "up" in parts or "down" in parts:
@@ -154,7 +154,7 @@ def _split(name: str) -> tuple[str, str | None]:
     return (name.removesuffix(ending), LEAVES[ending]) if ending else (name, None)
 
 
-def _product(module: str, parts: Mapping[str, StoredTensor], network: Network) -> StoredTensor:
+def _product(module: str, parts: Mapping[str, LazyTensor], network: Network) -> LazyTensor:
     """up times down, scaled by alpha over rank, in the shape of the weight (LoRA as kohya and PEFT write it)."""
     if not {"up", "down"} <= parts.keys():
         raise EsdError(f"The LoRA has only one of the two matrices for {module}: download it again.")
@@ -174,30 +174,30 @@ def _product(module: str, parts: Mapping[str, StoredTensor], network: Network) -
         scale = parts["alpha"].load().item() / rank if "alpha" in parts else 1.0
         return (up.load().float().flatten(1) @ down.load().float().flatten(1) * scale).reshape(wanted)
 
-    return StoredTensor(wanted, torch.float32, load)
+    return LazyTensor(wanted, torch.float32, load)
 
 
-def _any_leaf(*parts: str) -> Callable[[StoredFile], bool]:
+def _any_leaf(*parts: str) -> Callable[[TensorFile], bool]:
     return lambda file: any(_split(name)[1] in parts for name in file.tensors)
 
 
-def _any_name(*starts: str) -> Callable[[StoredFile], bool]:
+def _any_name(*starts: str) -> Callable[[TensorFile], bool]:
     return lambda file: any(name.startswith(starts) for name in file.tensors)
 
 
 DIFFUSERS_BLOCKS = ("down_blocks.", "mid_block.", "up_blocks.")
 _FULL = ("conv_in.weight", "unet.conv_in.weight")
 
-FORMS: tuple[Form, ...] = (
-    Form("LoRA", _any_leaf("up", "down"), _changes, changes=True),
-    Form("differences", _any_leaf("diff", "diff_b"), _changes, changes=True),
-    Form("official weights of 2026", lambda f: f.metadata.get("format") == "erasing-esd-v2", _absolute),
-    Form("CompVis checkpoint", _any_name("model.diffusion_model."), _absolute),
-    Form(
+FILE_FORMATS: tuple[FileFormat, ...] = (
+    FileFormat("LoRA", _any_leaf("up", "down"), _changes, changes=True),
+    FileFormat("differences", _any_leaf("diff", "diff_b"), _changes, changes=True),
+    FileFormat("official weights of 2026", lambda f: f.metadata.get("format") == "erasing-esd-v2", _absolute),
+    FileFormat("CompVis checkpoint", _any_name("model.diffusion_model."), _absolute),
+    FileFormat(
         "CompVis network", _any_name("diffusion_model.", "input_blocks.", "middle_block.", "output_blocks."), _absolute
     ),
-    Form("nested diffusers weights", lambda f: f.nested, _absolute),
-    Form("full diffusers UNet", lambda f: any(n in f.tensors for n in _FULL), _absolute),
-    Form("diffusers weights", _any_name(*DIFFUSERS_BLOCKS, *(f"unet.{b}" for b in DIFFUSERS_BLOCKS)), _absolute),
+    FileFormat("nested diffusers weights", lambda f: f.nested, _absolute),
+    FileFormat("full diffusers UNet", lambda f: any(n in f.tensors for n in _FULL), _absolute),
+    FileFormat("diffusers weights", _any_name(*DIFFUSERS_BLOCKS, *(f"unet.{b}" for b in DIFFUSERS_BLOCKS)), _absolute),
 )
 """From the most to the least particular."""

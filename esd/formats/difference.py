@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import EsdError
-from ..files.lazy_tensor import StoredTensor
+from ..files.lazy_tensor import LazyTensor
 
 LARGE_CHANGE = 0.5
 """Change over weight (Frobenius norms, median over tensors) beyond what erasing does; unrelated weights give 1.4."""
@@ -28,7 +28,7 @@ class Comparison:
     equal: int
     relative: float
 
-    def doubt(self, tensors_of_network: int) -> str | None:
+    def mismatch(self, tensors_of_network: int) -> str | None:
         """Why the base does not look like the one that the values were trained from, in figures; None if it does.
 
         A whole network has tensors that no method but "full" trains, and they equal the right base; of a file with
@@ -46,7 +46,7 @@ class Comparison:
         return None
 
 
-def compare(values: Mapping[str, StoredTensor], base: Callable[[str], Tensor], without_rounding: bool) -> Comparison:
+def compare(values: Mapping[str, LazyTensor], base: Callable[[str], Tensor], without_rounding: bool) -> Comparison:
     """Absolute values as changes of a base; tensors that only differ by the coarser dtype's rounding are dropped.
 
     `without_rounding` takes the base in the values' own dtype first, so that a bf16 file changes an fp32 base by what

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..erasure import PREFIX, ErasedWeights
+from ..erasure import PREFIX, Erasure
 from ..errors import EsdError
 from ..files.safetensors_write import write_stream
 from .network import Network, diffusers_names
@@ -38,7 +38,7 @@ class UnetShape:
     vector: int
 
 
-def write_unet(folder: Path, weights: ErasedWeights, network: Network, shape: UnetShape) -> None:
+def write_unet(folder: Path, weights: Erasure, network: Network, shape: UnetShape) -> None:
     """Write the erased network, float32, with its configuration, into an existing folder."""
     names = diffusers_names(network)
     changes = {key.removeprefix(PREFIX): change for key, change in weights.differences.items()}

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..erasure import PREFIX, ErasedWeights
+from ..erasure import PREFIX, Erasure
 from ..errors import EsdError
-from ..files.lazy import opened
-from ..files.lazy_tensor import StoredFile
-from .detect import Content, recognise
+from ..files.lazy import open_tensors
+from ..files.lazy_tensor import TensorFile
+from .detect import DetectedFile, detect
 from .difference import compare, require_finite
 from .network import Network
 from .official import from_official
@@ -25,7 +25,7 @@ INTERPRETATIONS = (AUTO, AS_DIFFERENCE, AS_ABSOLUTE)
 class Imported:
     """The weights, a line about the file, and what the user should know before trusting it."""
 
-    weights: ErasedWeights
+    weights: Erasure
     summary: str
     warnings: tuple[str, ...] = ()
 
@@ -60,8 +60,8 @@ def load_erasure(path: Path, base: Base, interpret: str = AUTO) -> Imported:
         )
     if interpret == AUTO:
         interpret = AS_DIFFERENCE if base.trained_from else AS_ABSOLUTE
-    with opened(path) as file:
-        content = recognise(file, base.network)
+    with open_tensors(path) as file:
+        content = detect(file, base.network)
         metadata = describe(path, file, content)
         read = _changes if content.changes else _absolute
         differences, about, warnings = read(content, base, interpret, metadata)
@@ -70,13 +70,13 @@ def load_erasure(path: Path, base: Base, interpret: str = AUTO) -> Imported:
         summary += f"; trained from {metadata['esd.base_file']}"
     if content.left:
         summary += f"; {content.left} tensors of VAE, text encoder or schedule left alone"
-    return Imported(ErasedWeights({PREFIX + n: t for n, t in differences.items()}, metadata), summary, warnings)
+    return Imported(Erasure({PREFIX + n: t for n, t in differences.items()}, metadata), summary, warnings)
 
 
 Read = tuple[Mapping[str, Tensor], str, tuple[str, ...]]
 
 
-def _changes(content: Content, base: Base, interpret: str, metadata: Mapping[str, str]) -> Read:
+def _changes(content: DetectedFile, base: Base, interpret: str, metadata: Mapping[str, str]) -> Read:
     differences = {}
     for name, stored in content.tensors.items():
         change = stored.load().float().reshape(base.network.shapes[name])
@@ -86,13 +86,13 @@ def _changes(content: Content, base: Base, interpret: str, metadata: Mapping[str
     return differences, f"changes {len(differences)} of {len(base.network.shapes)} tensors", ()
 
 
-def _absolute(content: Content, base: Base, interpret: str, metadata: Mapping[str, str]) -> Read:
+def _absolute(content: DetectedFile, base: Base, interpret: str, metadata: Mapping[str, str]) -> Read:
     found = compare(content.tensors, base.of_values.weight, without_rounding=interpret == AS_DIFFERENCE)
     if not found.differences:
         raise EsdError("The file's weights equal this MODEL's, so there is nothing to erase: choose the erased file.")
     about = f"{found.compared} tensors, {len(found.differences)} differ (median change {found.relative:.1%})"
-    doubt = found.doubt(len(base.of_values.shapes)) or _other_file(base, metadata)
-    return found.differences, about, _warnings(doubt, base, interpret)
+    mismatch = found.mismatch(len(base.of_values.shapes)) or _other_file(base, metadata)
+    return found.differences, about, _warnings(mismatch, base, interpret)
 
 
 def _other_file(base: Base, metadata: Mapping[str, str]) -> str | None:
@@ -103,23 +103,23 @@ def _other_file(base: Base, metadata: Mapping[str, str]) -> str | None:
     return f"its metadata names {metadata.get('esd.base_file')} with another hash than this MODEL's file"
 
 
-def _warnings(doubt: str | None, base: Base, interpret: str) -> tuple[str, ...]:
-    if doubt is None:
+def _warnings(mismatch: str | None, base: Base, interpret: str) -> tuple[str, ...]:
+    if mismatch is None:
         return ()
     if base.trained_from is not None:
-        return (f"The file does not look trained from base_model: {doubt}.",)
+        return (f"The file does not look trained from base_model: {mismatch}.",)
     if interpret == AS_DIFFERENCE:
         raise EsdError(
-            f"The file does not look trained from this MODEL ({doubt}), so its difference would mean nothing: connect "
-            "the model it was trained from to base_model, or choose as absolute."
+            f"The file does not look trained from this MODEL ({mismatch}), so its difference would mean nothing: "
+            "connect the model it was trained from to base_model, or choose as absolute."
         )
     return (
-        f"The file does not look trained from this MODEL: {doubt}. Its values replace this MODEL's as they are; to "
+        f"The file does not look trained from this MODEL: {mismatch}. Its values replace this MODEL's as they are; to "
         "carry only the erasure over, connect the model it was trained from to base_model.",
     )
 
 
-def describe(path: Path, file: StoredFile, content: Content) -> dict[str, str]:
+def describe(path: Path, file: TensorFile, content: DetectedFile) -> dict[str, str]:
     """The `esd.*` metadata of a loaded file: its own, or what the official metadata says in our words."""
     own = {key: value for key, value in file.metadata.items() if key.startswith("esd.")}
     official = from_official(file.metadata) if not own else {}

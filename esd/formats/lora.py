@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..erasure import PREFIX, ErasedWeights, lora_key
+from ..erasure import PREFIX, Erasure, lora_key
 from ..errors import EsdError
 from .network import kohya_path
 
@@ -25,7 +25,7 @@ class LowRank:
     ranks: tuple[int, int]
 
 
-def decompose(weights: ErasedWeights, rank: int, energy: float) -> LowRank:
+def decompose(weights: Erasure, rank: int, energy: float) -> LowRank:
     """Every matrix at `rank`, or with rank 0 at the smallest rank that keeps `energy` (0 to 1) of its squared norm.
 
     Vectors (biases, norms) and tensors without values have no low rank and stay whole.

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..erasure import PREFIX, ErasedWeights
-from ..files.lazy_tensor import StoredTensor
-from ..metadata import number, table, tables, words
+from ..erasure import PREFIX, Erasure
+from ..files.lazy_tensor import LazyTensor
+from ..metadata import as_dict, as_dicts, as_float, as_str
 from ..objective import ETA_OFFSET, eta_from_negative_guidance
+from ..settings import by_present_name
 from .network import Network, diffusers_names
 
 FORMAT = "erasing-esd-v2"
@@ -19,7 +20,7 @@ ERA = "official-2026"
 FAMILIES = {"SD1.x": "sd", "SD2.x": "sd", "SDXL": "sdxl"}
 
 
-def official_tensors(weights: ErasedWeights, network: Network) -> dict[str, StoredTensor]:
+def official_tensors(weights: Erasure, network: Network) -> dict[str, LazyTensor]:
     """The trained tensors as absolute float32 values (base + difference) by diffusers name."""
     names = diffusers_names(network)
     return {
@@ -28,23 +29,23 @@ def official_tensors(weights: ErasedWeights, network: Network) -> dict[str, Stor
     }
 
 
-def absolute(network: Network, name: str, change: Tensor | None) -> StoredTensor:
+def absolute(network: Network, name: str, change: Tensor | None) -> LazyTensor:
     """A tensor of the network with its change added, computed in float32 when it is loaded."""
 
     def load() -> Tensor:
         value = network.weight(name).to(torch.float32)
         return value if change is None else value + change
 
-    return StoredTensor(tuple(network.shapes[name]), torch.float32, load)
+    return LazyTensor(tuple(network.shapes[name]), torch.float32, load)
 
 
 def to_official(metadata: Mapping[str, str], family: str) -> dict[str, str]:
     """`esd.*` metadata in the official words; several concepts are joined by commas."""
-    concepts, settings = tables(metadata.get("esd.concepts")), table(metadata.get("esd.settings"))
+    concepts, settings = as_dicts(metadata.get("esd.concepts")), by_present_name(as_dict(metadata.get("esd.settings")))
     erased, erase_from = (
-        ", ".join(filter(None, (words(c.get(key)) for c in concepts))) for key in ("erase", "erase_from")
+        ", ".join(filter(None, (as_str(c.get(key)) for c in concepts))) for key in ("erase", "erase_from")
     )
-    eta = number(metadata.get("esd.eta"))
+    eta = as_float(metadata.get("esd.eta"))
     guidance = "" if eta is None else repr(eta + (0.0 if erase_from else ETA_OFFSET[ERA]))
     width, height = settings.get("width", 0), settings.get("height", 0)
     return {
@@ -55,8 +56,8 @@ def to_official(metadata: Mapping[str, str], family: str) -> dict[str, str]:
         "train_method": metadata.get("esd.method", ""),
         "erase_concept": erased,
         "erase_from": erase_from,
-        "num_inference_steps": str(settings.get("walk_steps", "")),
-        "guidance_scale": str(settings.get("walk_guidance", "")),
+        "num_inference_steps": str(settings.get("num_inference_steps", "")),
+        "guidance_scale": str(settings.get("guidance_scale", "")),
         "negative_guidance": guidance,
         "batch_size": str(settings.get("batch_size", "")),
         **({"resolution": str(width)} if width and width == height else {}),
@@ -78,5 +79,5 @@ def from_official(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def _eta(negative_guidance: str, erase_from: bool) -> str:
-    guidance = number(negative_guidance)
+    guidance = as_float(negative_guidance)
     return "" if guidance is None else repr(eta_from_negative_guidance(guidance, ERA, erase_from))

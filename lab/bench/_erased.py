@@ -47,10 +47,10 @@ class Stopwatch:
     def _erased(self) -> bool:
         """A cat in at most 10 % of 16 pictures, and each other object in 95 % of those that showed it before."""
         from esd_pack.commands.playground.world import OBJECTS, Judged
-        from esd_pack.esd.erasure import ErasedWeights
+        from esd_pack.esd.erasure import Erasure
         from esd_pack.nodes.host.model.apply import apply
 
-        weights = ErasedWeights({f"diffusion_model.{n}": t.clone() for n, t in self.change().items()})
+        weights = Erasure({f"diffusion_model.{n}": t.clone() for n, t in self.change().items()})
         with torch.inference_mode():
             model = apply(self.on.model, weights, 1.0)
             gone = self._rate(model, [Judged(CONCEPT, "object", CONCEPT)] * 16)

@@ -25,15 +25,15 @@ class Call:
 class Probe:
     """A denoiser at a size, and the calls that a run makes of it."""
 
-    def __init__(self, on: Subject, latent: int, checkpointing: bool = False, method: str = "esd-x") -> None:
+    def __init__(self, on: Subject, latent: int, gradient_checkpointing: bool = False, method: str = "esd-x") -> None:
         from esd_pack.esd.concepts import make_concept, prompts_of
         from esd_pack.esd.settings import Settings
         from esd_pack.nodes.host.model import rehearsal
         from esd_pack.nodes.host.model.conditioning import encode
         from esd_pack.nodes.host.run.erase import make_denoiser, make_plan
 
-        side, switch = latent * 8, "on" if checkpointing else "off"
-        settings = Settings(method=method, width=side, height=side, checkpointing=switch)
+        side, switch = latent * 8, "on" if gradient_checkpointing else "off"
+        settings = Settings(method=method, width=side, height=side, gradient_checkpointing=switch)
         with torch.inference_mode():
             plan = make_plan(on.model, settings)
             prompts = prompts_of([make_concept(CONCEPT)], [])
@@ -43,7 +43,7 @@ class Probe:
         self.stage = rehearsal.stage(on.model, plan.names, plan.latent_shape, plan.device, plan.dtype, shapes)
         self.generator = torch.Generator().manual_seed(0)
 
-    def walk(self, walks: int) -> Call:
+    def cfg_trajectory(self, walks: int) -> Call:
         """A level of so many walks, both prompts of each in one call, no gradients."""
         return self.level(2 * walks)
 

@@ -30,7 +30,7 @@ def published(on: Subject, chosen: argparse.Namespace) -> dict[str, Any]:
     names = reference.select(unet, chosen.method, family)
     concept = reference.Concept(*(_prompt(on, text) for text in ("", CONCEPT)))
     generator = torch.Generator().manual_seed(chosen.seed)
-    shape, steps, meter = (1, 4, on.latent, on.latent), chosen.walk_steps or 50, Meter()
+    shape, steps, meter = (1, 4, on.latent, on.latent), chosen.num_inference_steps or 50, Meter()
     meter.attach(unet)
 
     def trainer() -> Any:
@@ -103,17 +103,26 @@ def timed(meter: Meter, train: Callable[[int], None], points: int) -> dict[str, 
 
 def arm_settings(on: Subject, chosen: argparse.Namespace) -> Any:
     """Our settings for an arm."""
-    from esd_pack.esd.settings import Settings, with_preset
+    from esd_pack.esd.presets import with_preset
+    from esd_pack.esd.settings import Settings
 
     side, preset = on.latent * 8, "official-2026" if chosen.arm == "ours-published" else "custom"
-    checkpointing = "on" if chosen.checkpointing else "off"
+    gradient_checkpointing = "on" if chosen.gradient_checkpointing else "off"
     settings = Settings(
-        method=chosen.method, width=side, height=side, checkpointing=checkpointing, optimizer=chosen.optimizer
+        method=chosen.method,
+        width=side,
+        height=side,
+        gradient_checkpointing=gradient_checkpointing,
+        optimizer=chosen.optimizer,
     )
     settings = replace(with_preset(settings, preset), seed=chosen.seed)
     # the optimiser again: published presets name theirs
-    settings = replace(settings, walk_steps=chosen.walk_steps or settings.walk_steps, optimizer=chosen.optimizer)
-    return replace(settings, walk_batch=chosen.walk_batch or settings.walk_batch)
+    settings = replace(
+        settings,
+        num_inference_steps=chosen.num_inference_steps or settings.num_inference_steps,
+        optimizer=chosen.optimizer,
+    )
+    return replace(settings, trajectory_batch=chosen.trajectory_batch or settings.trajectory_batch)
 
 
 class Run:
@@ -146,19 +155,23 @@ class Run:
 
     def train_on_even_levels(self, count: int) -> None:
         """The published setting with the levels spread evenly, so that few points cost what many do on average."""
-        from esd_pack.esd.examples import Route, harvest, lesson
+        from esd_pack.esd.examples import StepPlan, collect_examples, target_spec
         from esd_pack.esd.train import fit
 
         settings, denoiser = self.plan.settings, self.denoiser
         generator = torch.Generator().manual_seed(settings.seed)
 
         def batches() -> Iterator[Any]:
-            sigmas = denoiser.sigmas(settings.walk_steps)
-            for k in levels(count, settings.walk_steps):
+            sigmas = denoiser.sigmas(settings.num_inference_steps)
+            for k in levels(count, settings.num_inference_steps):
                 grid = torch.arange(k + 1)[:, None]
                 noise = torch.randn((1, *self.plan.latent_shape), generator=generator)
-                each = lesson(self.concept, settings)
-                yield [harvest(denoiser, self.conditions, [each], noise, Route(grid, grid == k), sigmas, settings)]
+                each = target_spec(self.concept, settings)
+                yield [
+                    collect_examples(
+                        denoiser, self.conditions, [each], noise, StepPlan(grid, grid == k), sigmas, settings
+                    )
+                ]
 
         fit(denoiser, self.conditions, batches(), settings)
 
@@ -175,9 +188,11 @@ def warm_up(optimizer: torch.optim.Optimizer) -> None:
 def ours(on: Subject, chosen: argparse.Namespace) -> dict[str, Any]:
     """Our code, at the published setting or at the defaults."""
     settings, meter = arm_settings(on, chosen), Meter()
-    few = replace(settings, steps=chosen.points, walk_batch=min(settings.walk_batch, chosen.points))
+    few = replace(settings, steps=chosen.points, trajectory_batch=min(settings.trajectory_batch, chosen.points))
     if chosen.peak:  # one batch of whole walks, as large as in a long run
-        few = replace(settings, steps=1, pool=settings.walk_batch, refresh=1, points_per_walk=1)
+        few = replace(
+            settings, steps=1, buffer_size=settings.trajectory_batch, draws_per_buffer=1, samples_per_trajectory=1
+        )
     with PeakMemory() as memory:
         run = Run(on, few)
         meter.attach(run.denoiser.network)
@@ -214,7 +229,7 @@ def main() -> None:
     parser.add_argument("--peak", action="store_true")
     chosen = parser.parse_args()
     if chosen.peak:
-        chosen.points, chosen.walk_steps = 1, chosen.walk_steps or 2
+        chosen.points, chosen.num_inference_steps = 1, chosen.num_inference_steps or 2
     chosen.points = chosen.points or POINTS[chosen.model]
     on = subject(chosen.model, chosen.latent)
     row = published(on, chosen) if chosen.arm == "published" else ours(on, chosen)

@@ -1,7 +1,7 @@
 """A published full UNet (SD1.x, fp32 pickle of 3.44 GB, random numbers): seconds and memory of opening it.
 
-`python lab/bench/load_published.py [--json FILE]` prints a table: a plain read of the file, Load Erasure's reader against
-a base in memory, and the writers that stream.  "cold" has the file dropped from the system's cache first.
+`python lab/bench/load_published.py [--json FILE]` prints a table: a plain read of the file, Load Erasure's reader
+against a base in memory, and the writers that stream.  "cold" has the file dropped from the system's cache first.
 """
 
 from __future__ import annotations

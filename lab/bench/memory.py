@@ -30,7 +30,14 @@ WARM = 5
 def short_graph(server: Server) -> dict[str, Any]:
     """Load; erase in few and small steps with previews and snapshots; save the erasure; draw with the erased MODEL."""
     info = server.get("/object_info")
-    few = {"walk_steps": 4, "points_per_walk": 2, "walk_batch": 2, "pool": 4, "width": 64, "height": 64}
+    few = {
+        "num_inference_steps": 4,
+        "samples_per_trajectory": 2,
+        "trajectory_batch": 2,
+        "buffer_size": 4,
+        "width": 64,
+        "height": 64,
+    }
     watched = {"steps": 4, "preview_every": 4, "snapshot_every": 2, "start": "start over"}
     links = {"model": ["1", 0], "clip": ["1", 1], "vae": ["1", 2], "concepts": ["2", 0], "settings": ["3", 0]}
     drawn = {"steps": 1, "positive": ["6", 0], "negative": ["6", 0], "latent_image": ["7", 0]}

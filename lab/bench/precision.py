@@ -150,12 +150,12 @@ class Half(Playground):
 
     def row(self, task: Task, arm: str, seed: int, exact: Mapping[str, Tensor] | None) -> dict[str, Any]:
         """Erase, draw, judge."""
-        from esd_pack.esd.erasure import ErasedWeights
+        from esd_pack.esd.erasure import Erasure
         from esd_pack.nodes.host.model.apply import apply
 
         learnt = self.differences(task, arm, seed)
         rates = self.rates(
-            apply(self.loaded.model, ErasedWeights(learnt), 1.0), {"erased": task.gone, "kept": task.near + task.rest}
+            apply(self.loaded.model, Erasure(learnt), 1.0), {"erased": task.gone, "kept": task.near + task.rest}
         )
         near = cosine(learnt, exact) if exact is not None else 1.0
         print(f"| {task.name} | {seed} | {arm} | {near:.3f} | {' | '.join(map(short, rates.values()))} |", flush=True)

@@ -100,7 +100,7 @@ def _many(judged: Any) -> list[Any]:
 def variants(full: bool, task: Task) -> Iterator[dict[str, Any]]:
     """The settings to try: the defaults first, then one change at a time; with `full`, all crossed for the object."""
     methods, etas, sources = ("esd-x", "esd-x-strict", "esd-u"), (1.0, 0.0, 2.0, 4.0), ("base", "student")
-    one = [{"method": m} for m in methods[1:]] + [{"eta": e} for e in etas[1:]] + [{"source": sources[1]}]
+    one = [{"method": m} for m in methods[1:]] + [{"eta": e} for e in etas[1:]] + [{"sampler_model": sources[1]}]
     attribute = any("erase_from" in concept for concept in task.concepts)
     one = [change for change in one if not (attribute and change.get("eta") == 0.0)]  # it would have nothing to learn
     yield from ({}, *one)
@@ -114,7 +114,8 @@ def variants(full: bool, task: Task) -> Iterator[dict[str, Any]]:
 def run(world: Playground, task: Task, change: dict[str, Any], seed: int) -> dict[str, Any]:
     """One row: erase, draw, judge."""
     from esd_pack.esd.concepts import make_concept, make_keep
-    from esd_pack.esd.settings import Settings, with_preset
+    from esd_pack.esd.presets import with_preset
+    from esd_pack.esd.settings import Settings
 
     preset = change.pop("preset", "custom")
     settings = with_preset(Settings(**{**SIZE, "seed": seed, **change}), preset)

@@ -29,21 +29,21 @@ def calls(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     cases = [(latent, 1, 1, on_off) for latent in options.latents for on_off in (False, True)]
     least = min(options.latents)
     cases += [(least, batch, batch, on_off) for batch in options.batches for on_off in (False, True)]
-    for latent, walks, batch, checkpointing in cases:
-        probe = Probe(on, latent, checkpointing)
-        walk, train = probe.walk(walks), probe.train(batch)
+    for latent, walks, batch, gradient_checkpointing in cases:
+        probe = Probe(on, latent, gradient_checkpointing)
+        cfg_trajectory, train = probe.cfg_trajectory(walks), probe.train(batch)
         yield {
             "part": "calls",
             "model": options.model,
             "latent": latent,
             "batch": batch,
-            "checkpointing": checkpointing,
-            "seconds_walk_level": walk.seconds,
+            "gradient_checkpointing": gradient_checkpointing,
+            "seconds_walk_level": cfg_trajectory.seconds,
             "seconds_training_step": train.seconds,
-            "walk_bytes": walk.bytes,
+            "walk_bytes": cfg_trajectory.bytes,
             "training_bytes": train.bytes,
             "walk_foretold": sampling_bytes(probe.stage, 2 * walks),
-            "training_foretold": training_bytes(probe.stage, batch, checkpointing),
+            "training_foretold": training_bytes(probe.stage, batch, gradient_checkpointing),
         }
 
 
@@ -54,7 +54,7 @@ def run_cases(part: str, options: argparse.Namespace) -> list[dict[str, Any]]:
         "concepts": [{"concepts": n, "steps": points} for n in (1, 4, 16)],
         "points": [{"steps": max(1, points * n // 8)} for n in (1, 4, 8)],
         "batch": [{"batch_size": n, "steps": max(1, points // n)} for n in (1, 2, 4, 8)],
-        "walks": [{"walk_batch": n, "steps": points} for n in (1, 2, 4, 8)],
+        "walks": [{"trajectory_batch": n, "steps": points} for n in (1, 2, 4, 8)],
     }[part]
 
 

@@ -27,7 +27,7 @@ FIGURES = (
     "peak_bytes_of_process",
     "outside_network",
 )
-PASSED_ON = ("points", "latent", "method", "optimizer", "walk_steps", "walk_batch")
+PASSED_ON = ("points", "latent", "method", "optimizer", "num_inference_steps", "trajectory_batch")
 HEADER = "| model | arm | passes a point | s a point | s a pass | s to erased | peak GB above model | outside network |"
 
 
@@ -36,7 +36,7 @@ def one(model: str, arm: str, seed: int, options: argparse.Namespace) -> dict[st
     command = [sys.executable, str(Path(__file__).with_name("_speed_arm.py")), model, arm, "--seed", str(seed)]
     for name in PASSED_ON:
         command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
-    command += ["--erased"] * options.erased + ["--checkpointing"] * options.checkpointing
+    command += ["--erased"] * options.erased + ["--checkpointing"] * options.gradient_checkpointing
     command += ["--peak"] * options.peak
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -26,7 +26,7 @@ class Variant:
     """A probe with a trick played on it, and what its calls took; `first` is the seconds before it ran smoothly."""
 
     probe: Probe
-    walk: Callable[[], Call]
+    cfg_trajectory: Callable[[], Call]
     first: float = 0.0
     walks: list[float] = field(default_factory=list)
     trains: list[float] = field(default_factory=list)
@@ -45,7 +45,7 @@ def variant(name: str, on: Any, latent: int, batch: int) -> Variant:
         probe.denoiser.network = torch.compile(network)
     if name == "two calls":
         return Variant(probe, lambda: _twice(probe, batch))
-    return Variant(probe, lambda: probe.walk(batch))
+    return Variant(probe, lambda: probe.cfg_trajectory(batch))
 
 
 def _channels_last(network: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -66,10 +66,10 @@ def compare(model: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for name in options.variants:
         made = found[name] = variant(name, on, latent, options.walks)
-        made.first = made.walk().seconds + made.probe.train(options.batch).seconds
+        made.first = made.cfg_trajectory().seconds + made.probe.train(options.batch).seconds
     for _ in range(options.repeats):
         for made in found.values():
-            made.walks.append(made.walk().seconds)
+            made.walks.append(made.cfg_trajectory().seconds)
             made.trains.append(made.probe.train(options.batch).seconds)
     plain = next(iter(found.values()))
     for name, made in found.items():

@@ -1,7 +1,7 @@
 """Take the pictures of docs/zero-to-erased-sd15.md in the host's own page, with the playground.
 
-`python lab/pictures/guide_pictures.py` takes all; names on the command line choose graphs.  Each is put on the canvas of
-a real server and run there; "graph" gives three pictures: before, in the middle of, and after its run.
+`python lab/pictures/guide_pictures.py` takes all; names on the command line choose graphs.  Each is put on the canvas
+of a real server and run there; "graph" gives three pictures: before, in the middle of, and after its run.
 """
 
 from __future__ import annotations

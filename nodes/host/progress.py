@@ -15,7 +15,7 @@ class Progress:
         self.total, self.done, self.calls, self.skipped = max(total, 1), 0, 0, 0
         self.bar: Any = comfy.utils.ProgressBar(self.total, node_id=node_id)
 
-    def passed(self, samples: int) -> None:
+    def advance(self, samples: int) -> None:
         """Report a network call; raises the host's interrupt when the user has pressed cancel."""
         self.done += samples
         self.calls += 1

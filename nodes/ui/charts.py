@@ -16,7 +16,7 @@ BAR = (70, 110, 180)
 LINE, WIDTH = 18, 720
 
 
-def bars(title: str, values: Mapping[str, float]) -> Tensor:
+def bar_chart(title: str, values: Mapping[str, float]) -> Tensor:
     """One picture ("1 h w 3") with a horizontal bar a value, the longest one filling the width."""
     font = ImageFont.load_default(13)
     side = int(max((font.getlength(name) for name in values), default=0)) + 2 * MARGIN

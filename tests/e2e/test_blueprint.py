@@ -24,7 +24,8 @@ CONNECT = """checkpoint => {
     };
     const to = name => placed.inputs.findIndex(input => input.name === name);
     const load = add('CheckpointLoaderSimple', [-800, 0], {ckpt_name: checkpoint});
-    const few = {width: 64, height: 64, walk_steps: 8, points_per_walk: 4, walk_batch: 1, pool: 4};
+    const few = {width: 64, height: 64, num_inference_steps: 8, samples_per_trajectory: 4, trajectory_batch: 1,
+                 buffer_size: 4};
     const settings = add('ESDEraseSettings', [-800, 400], few);
     load.connect(0, placed, to('model'));
     load.connect(1, placed, to('clip'));

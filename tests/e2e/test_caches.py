@@ -55,7 +55,7 @@ def serving(comfy_path, tmp_path_factory):
 def whole_workflow(server: Server, seed: int) -> dict[str, Any]:
     """The workflow that ships, with its training and its pictures cut short."""
     made = to_prompt(shipped("erase_an_object"), server.get("/object_info"))
-    short = {"walk_steps": 4, "points_per_walk": 2, "walk_batch": 2, "width": 64, "height": 64}
+    short = {"num_inference_steps": 4, "samples_per_trajectory": 2, "trajectory_batch": 2, "width": 64, "height": 64}
     erase = {"steps": 3, "seed": seed, "start": "reuse or resume", "preview_every": 0}
     for class_type, inputs in {
         "ESDEraseSettings": short,

@@ -23,7 +23,7 @@ NAMES = ("canvas", "Nodes 2.0")
 RENDERERS = pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
 
 
-class Own:
+class RestartableServer:
     """A server of this file's own, that a test may kill and start again under the same address."""
 
     def __init__(self, host: Any, base: Any) -> None:
@@ -49,16 +49,16 @@ class Own:
 
 
 @pytest.fixture(scope="module")
-def own(comfy_path: Any, tmp_path_factory: Any) -> Iterator[Own]:
+def own(comfy_path: Any, tmp_path_factory: Any) -> Iterator[RestartableServer]:
     if not shutil.which("chromium"):
         pytest.skip("chromium is not installed")
-    made = Own(comfy_path, tmp_path_factory.mktemp("own"))
+    made = RestartableServer(comfy_path, tmp_path_factory.mktemp("own"))
     yield made
     made.server.stop()
 
 
 @pytest.fixture(scope="module")
-def opened(own: Own) -> Iterator[Any]:
+def open_tensors(own: RestartableServer) -> Iterator[Any]:
     """One browser for this file; `requests` collects what the page asks for, `said` what its console says."""
     with browser.page_at(own.server.url) as page:
         page.requests, page.said = [], []
@@ -70,15 +70,15 @@ def opened(own: Own) -> Iterator[Any]:
 
 
 @pytest.fixture
-def shown(own: Own, opened: Any) -> Iterator[Any]:
+def shown(own: RestartableServer, open_tensors: Any) -> Iterator[Any]:
     """The page, with nothing collected yet; nothing of ours has gone wrong in it when a test ends."""
-    for collected in (opened.errors, opened.requests, opened.said):
+    for collected in (open_tensors.errors, open_tensors.requests, open_tensors.said):
         collected.clear()
-    yield opened
+    yield open_tensors
     own.stop_all()
-    assert opened.errors == []
-    assert [said for said in opened.said if said[0] == "error" and ("esd" in said[1] or "esd" in said[2])] == []
-    assert ours_elsewhere(opened) == []
+    assert open_tensors.errors == []
+    assert [said for said in open_tensors.said if said[0] == "error" and ("esd" in said[1] or "esd" in said[2])] == []
+    assert ours_elsewhere(open_tensors) == []
 
 
 def ours(page: Any) -> list[str]:
@@ -149,7 +149,7 @@ SUBGRAPH = "const {node} = app.graph.convertToSubgraph(new Set([app.graph.getNod
 ENTER = "app.canvas.setGraph([...app.rootGraph.subgraphs.values()][0])"
 
 
-def quiet(page: Any, own: Own, node: int) -> tuple[dict[str, int], int]:
+def quiet(page: Any, own: RestartableServer, node: int) -> tuple[dict[str, int], int]:
     """What our files did in two seconds or more in which the run went on; and the step that the server then is at."""
     before = own.runs()[-1]
     assert before["state"] == "running"

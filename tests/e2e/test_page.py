@@ -21,7 +21,7 @@ SCREENSHOTS = ROOT / ".run" / "screenshots"
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 SHORT = {
     "ESDErase": {"steps": 3, "preview_every": 3, "start": "start over"},
-    "ESDEraseSettings": {"walk_steps": 10, "points_per_walk": 3, "walk_batch": 1},
+    "ESDEraseSettings": {"num_inference_steps": 10, "samples_per_trajectory": 3, "trajectory_batch": 1},
     "ESDBeforeAfter": {"steps": 2},
 }
 """What the workflows are cut to: what they teach is for the benches, here every node of theirs must do its work."""

@@ -28,7 +28,7 @@ def prompt(object_info) -> dict[str, Any]:
     made = to_prompt(json.loads((ROOT / "workflows" / "erase_an_object.json").read_text("utf-8")), object_info)
     set_input(made, "ESDErase", "steps", STEPS)
     set_input(made, "ESDErase", "start", "start over")
-    for name, value in {"walk_steps": 10, "points_per_walk": 3, "walk_batch": 2}.items():
+    for name, value in {"num_inference_steps": 10, "samples_per_trajectory": 3, "trajectory_batch": 2}.items():
         set_input(made, "ESDEraseSettings", name, value)
     set_input(made, "ESDBeforeAfter", "steps", 1)
     set_input(made, "ESDBeforeAfter", "prompts", "cat\ndog")
@@ -156,7 +156,7 @@ class TestCancelAndErrors:
     def test_cancelling_in_training_leaves_the_next_run_the_same_bits(self, host, prompt, weights_only, first):
         erase = node_of(weights_only, "ESDErase")
         longer = changed(weights_only, "ESDErase", steps=100000)
-        longer = changed(longer, "ESDEraseSettings", pool=3)  # then training begins after a walk or two
+        longer = changed(longer, "ESDEraseSettings", buffer_size=3)  # then training begins after a walk or two
         seen = []
 
         def cancel(event):

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from esd_pack.esd.erasure import PREFIX, ErasedWeights
+from esd_pack.esd.erasure import PREFIX, Erasure
 from esd_pack.esd.errors import MOST_CHARACTERS, EsdError
-from esd_pack.esd.files.lazy import MOST_ENTRIES, opened
+from esd_pack.esd.files.lazy import MOST_ENTRIES, open_tensors
 from esd_pack.esd.files.lazy_tensor import in_memory
 from esd_pack.esd.files.pickle_scan import MOST_OPCODES, check_pickle
 from esd_pack.esd.files.safetensors_write import write_stream
@@ -258,7 +258,7 @@ NONSENSE = ("", "[", "3", "null", '"x"', "[1, [], null]", "[" * 100_000, "9" * 5
 )
 def test_metadata_without_sense_is_left_out(value):
     keys = ("concepts", "keeps", "settings", "eta", "steps", "base_file", "family")
-    weights = ErasedWeights({PREFIX + "out.0.weight": torch.ones(8)}, {f"esd.{key}": value for key in keys})
+    weights = Erasure({PREFIX + "out.0.weight": torch.ones(8)}, {f"esd.{key}": value for key in keys})
     assert "changes 1 tensors" in describe(weights)
     official = to_official(weights.metadata, "SD1.x")
     assert all(isinstance(v, str) for v in official.values()) and "nan" not in official["negative_guidance"]
@@ -269,7 +269,7 @@ def test_metadata_without_sense_is_left_out(value):
 
 
 def test_huge_changes_have_a_finite_norm():
-    weights = ErasedWeights({PREFIX + "out.0.weight": torch.full((8,), 3e38)})
+    weights = Erasure({PREFIX + "out.0.weight": torch.full((8,), 3e38)})
     assert layer_norms(weights)["out"] == pytest.approx(3e38, rel=1e-6)
     assert "norm): 8.485e+38" in describe(weights)
 
@@ -277,13 +277,13 @@ def test_huge_changes_have_a_finite_norm():
 def test_the_whole_is_not_far_larger_than_the_file(tmp_path):
     whole = torch.ones(2**20)
     (tmp_path / "w.pt").write_bytes(torch_bytes({str(i): whole for i in range(300)}))
-    with pytest.raises(EsdError, match="far more than it holds"), opened(tmp_path / "w.pt"):
+    with pytest.raises(EsdError, match="far more than it holds"), open_tensors(tmp_path / "w.pt"):
         pass
 
 
 def test_a_regular_tensor_may_be_kept_as_strides_up_to_a_bound(tmp_path):
     (tmp_path / "w.pt").write_bytes(torch_bytes({"a": torch.ones(1).expand(2**20)}))
-    with opened(tmp_path / "w.pt") as file:
+    with open_tensors(tmp_path / "w.pt") as file:
         assert file.tensors["a"].nbytes == 2**22 and bool((file.tensors["a"].load() == 1).all())
 
 
@@ -303,7 +303,7 @@ def test_pytorch_s_own_errors_become_one_sentence(tmp_path, broken, words):
 
 
 def test_the_rarer_sentences(tmp_path):
-    erased = ErasedWeights({PREFIX + "a.weight": torch.full((2, 2), torch.nan)})
+    erased = Erasure({PREFIX + "a.weight": torch.full((2, 2), torch.nan)})
     with pytest.raises(EsdError, match="a.weight holds NaN or infinity, which no LoRA can stand for: erase anew"):
         decompose(erased, 1, 0.9)
     with pytest.raises(EsdError, match='"x" is torch.complex64, which a safetensors file cannot hold: convert'):

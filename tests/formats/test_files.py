@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from esd_pack.esd.erasure import ErasedWeights, lora_key, save_differences
+from esd_pack.esd.erasure import Erasure, lora_key, save_differences
 from esd_pack.esd.errors import EsdError
 from esd_pack.esd.files.atomic import TEMPORARY, write_atomically, write_folder_atomically, writer_of
 from esd_pack.esd.files.safetensors_write import write_safetensors
@@ -178,7 +178,7 @@ def test_a_name_that_no_lora_file_can_hold_is_refused():
 
 def test_differences_are_saved_under_lora_keys_with_their_metadata(tmp_path):
     differences = {"diffusion_model.a.weight": torch.ones(2, 3), "diffusion_model.a.bias": torch.zeros(2)}
-    save_differences(ErasedWeights(differences, {"esd.seed": "7"}), tmp_path / "w.safetensors")
+    save_differences(Erasure(differences, {"esd.seed": "7"}), tmp_path / "w.safetensors")
     found, metadata = read(tmp_path / "w.safetensors")
     assert metadata == {"esd.seed": "7"}
     assert {name: tensor.tolist() for name, tensor in found.items()} == {
@@ -188,6 +188,6 @@ def test_differences_are_saved_under_lora_keys_with_their_metadata(tmp_path):
 
 
 def test_erased_weights_print_short_and_know_their_size():
-    weights = ErasedWeights({"a.weight": torch.zeros(1000, 10), "b.bias": torch.zeros(5)}, {"esd.concepts": "cat"})
+    weights = Erasure({"a.weight": torch.zeros(1000, 10), "b.bias": torch.zeros(5)}, {"esd.concepts": "cat"})
     assert len(repr(weights)) < 80 and "cat" in repr(weights)
     assert weights.get_ram_usage() == 40_020

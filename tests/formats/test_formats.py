@@ -15,11 +15,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from esd_pack.esd.erasure import PREFIX, ErasedWeights, save_differences
+from esd_pack.esd.erasure import PREFIX, Erasure, save_differences
 from esd_pack.esd.errors import EsdError
 from esd_pack.esd.files.atomic import write_folder_atomically
-from esd_pack.esd.files.lazy import opened
-from esd_pack.esd.files.lazy_tensor import DTYPES, StoredTensor, in_memory
+from esd_pack.esd.files.lazy import open_tensors
+from esd_pack.esd.files.lazy_tensor import DTYPES, LazyTensor, in_memory
 from esd_pack.esd.files.pickle_scan import pickled_names
 from esd_pack.esd.files.safetensors_header import safetensors_header
 from esd_pack.esd.files.safetensors_write import write_safetensors, write_stream
@@ -75,7 +75,7 @@ def test_parts_of_a_checkpoint_that_are_no_network_are_counted(tmp_path):
 
 
 def test_our_own_file_comes_back_bit_for_bit(tmp_path):
-    weights = ErasedWeights({PREFIX + n: t for n, t in CHANGE.items()}, {"esd.method": "esd-x", "prompt": "{}"})
+    weights = Erasure({PREFIX + n: t for n, t in CHANGE.items()}, {"esd.method": "esd-x", "prompt": "{}"})
     save_differences(weights, tmp_path / "w.safetensors")
     found = read(tmp_path / "w.safetensors").weights
     assert all(torch.equal(found.differences[n], t) for n, t in weights.differences.items())
@@ -163,7 +163,7 @@ class TestBase:
     def test_a_change_of_nothing_is_left_out(self, tmp_path):
         names = [name for name in TRAINED if name.endswith("weight")]
         still = {PREFIX + name: CHANGE[name] * (name != names[0]) for name in names}
-        save_differences(ErasedWeights(still, {}), tmp_path / "a.safetensors")
+        save_differences(Erasure(still, {}), tmp_path / "a.safetensors")
         assert set(read(tmp_path / "a.safetensors").weights.differences) == {PREFIX + name for name in names[1:]}
 
     def test_metadata_that_names_another_base_warns(self, tmp_path):
@@ -377,13 +377,13 @@ def test_pickles_with_hundreds_of_storages_of_every_type_are_read(tmp_path, prot
     if protocol > 3:  # newer opcodes, which the weights-only reader of PyTorch does not know
         check_torch_zip(tmp_path / "w.pt")
         return
-    with opened(tmp_path / "w.pt") as file:
+    with open_tensors(tmp_path / "w.pt") as file:
         assert all(torch.equal(file.tensors[n].load().float(), t.float()) for n, t in tree.items())
 
 
 def test_a_file_that_shrinks_while_it_is_read(tmp_path):
     path = tensors_file(tmp_path, flat())
-    with opened(path) as file:
+    with open_tensors(path) as file:
         os.truncate(path, 200)
         with pytest.raises(EsdError, match="changed while it was read"):
             [stored.load() for stored in file.tensors.values()]
@@ -414,7 +414,7 @@ class TestWriting:
             )
             for n, t in tensors.items()
         )
-        with safe_open(tmp_path / "a.safetensors", "pt") as file, opened(tmp_path / "a.safetensors") as ours:
+        with safe_open(tmp_path / "a.safetensors", "pt") as file, open_tensors(tmp_path / "a.safetensors") as ours:
             assert file.metadata() == ours.metadata == {"k": "v"}
             assert all(ours.tensors[n].shape == t.shape for n, t in tensors.items())
         entries, _ = safetensors_header(tmp_path / "a.safetensors")
@@ -430,12 +430,12 @@ class TestWriting:
             alive.add(tensor)
             return tensor
 
-        write_stream(tmp_path / "a", {str(i): StoredTensor((64,), torch.float32, load) for i in range(9)}, {})
+        write_stream(tmp_path / "a", {str(i): LazyTensor((64,), torch.float32, load) for i in range(9)}, {})
         assert len(load_file(tmp_path / "a")) == 9
 
     def test_a_tensor_that_is_not_as_announced_stops_the_writer(self, tmp_path):
         with pytest.raises(EsdError, match="changed while the file was written"):
-            write_stream(tmp_path / "a", {"x": StoredTensor((2,), torch.float32, lambda: torch.ones(3))}, {})
+            write_stream(tmp_path / "a", {"x": LazyTensor((2,), torch.float32, lambda: torch.ones(3))}, {})
 
     def test_a_folder_is_whole_or_not_there(self, tmp_path):
         def fail(folder):
@@ -447,7 +447,7 @@ class TestWriting:
         assert list(tmp_path.iterdir()) == []
 
     def test_lora_at_full_rank_is_the_change_itself(self):
-        made = decompose(ErasedWeights({PREFIX + n: t for n, t in CHANGE.items()}), 10**6, 1.0)
+        made = decompose(Erasure({PREFIX + n: t for n, t in CHANGE.items()}), 10**6, 1.0)
         path = f"lora_unet_{BLOCK.replace('.', '_')}_to_k"
         product = made.tensors[f"{path}.lora_up.weight"] @ made.tensors[f"{path}.lora_down.weight"]
         assert torch.allclose(product, CHANGE[f"{BLOCK}.to_k.weight"], atol=1e-6)
@@ -477,10 +477,10 @@ class TestWriting:
     @pytest.mark.parametrize(("rank", "energy"), [(-1, 0.9), (0, 0.0), (0, 1.1), (0, float("nan"))])
     def test_numbers_without_sense_are_refused(self, rank, energy):
         with pytest.raises(EsdError, match="rank must be 0 or more"):
-            decompose(ErasedWeights({}), rank, energy)
+            decompose(Erasure({}), rank, energy)
 
     def test_the_official_loader_gets_names_values_and_metadata(self, tmp_path):
-        weights = ErasedWeights({PREFIX + n: t for n, t in CHANGE.items()})
+        weights = Erasure({PREFIX + n: t for n, t in CHANGE.items()})
         write_stream(tmp_path / "w", official_tensors(weights, network()), to_official(OURS, "SD1.x"))
         found = load_file(tmp_path / "w")
         assert found.keys() == {HOST[n] for n in TRAINED}
@@ -516,7 +516,7 @@ def test_eta_with_an_erase_from_prompt_is_the_negative_guidance_itself():
 
 
 def test_the_report_tells_what_the_metadata_tells():
-    weights = ErasedWeights({PREFIX + n: t for n, t in CHANGE.items()}, OURS)
+    weights = Erasure({PREFIX + n: t for n, t in CHANGE.items()}, OURS)
     text = describe(weights)
     for line in (
         'concept: "cat", drawn as "dog" (weight 2)',
@@ -528,7 +528,7 @@ def test_the_report_tells_what_the_metadata_tells():
         assert line in text
     assert list(layer_norms(weights)) == ["input_blocks.1 attn2"]
     assert "changes 1 tensors" in describe(
-        ErasedWeights({"diffusion_model.out.0.weight": torch.ones(1)}, {"esd.concepts": "[[["})
+        Erasure({"diffusion_model.out.0.weight": torch.ones(1)}, {"esd.concepts": "[[["})
     )
 
 
@@ -540,7 +540,7 @@ def test_layers_are_in_the_networks_order():
         "input_blocks.2.1.z.ff.q.weight",
         "time_embed.0.weight",
     )
-    norms = layer_norms(ErasedWeights({PREFIX + n: torch.full((2,), 3.0) for n in names}))
+    norms = layer_norms(Erasure({PREFIX + n: torch.full((2,), 3.0) for n in names}))
     assert list(norms) == ["time_embed", "input_blocks.2 ff", "middle_block", "output_blocks.10", "out"]
     assert set(norms.values()) == {3.0}
 

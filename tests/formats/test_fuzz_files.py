@@ -22,7 +22,7 @@ from safetensors.torch import save
 
 from esd_pack.esd.concepts import make_concept, make_keep
 from esd_pack.esd.errors import EsdError
-from esd_pack.esd.files.lazy import MOST_REPEATED, opened
+from esd_pack.esd.files.lazy import MOST_REPEATED, open_tensors
 from esd_pack.esd.files.safetensors_write import write_stream
 from esd_pack.esd.formats.load import INTERPRETATIONS, Base, load_erasure
 from esd_pack.esd.formats.official import to_official
@@ -31,7 +31,7 @@ from esd_pack.esd.settings import Settings
 from esd_pack.esd.snapshot import read_snapshot, write_snapshot
 from esd_pack.esd.train import Training
 from support.erasure_files import BLOCK, CHANGE, COMPVIS, LECO, OURS, SHAPES, TRAINED, V2, flat, nested, network, values
-from support.fakes import FakeDenoiser, Told
+from support.fakes import FakeConditions, FakeDenoiser
 from support.limits import TooLong, address_space, peak_rss, python_memory, seconds
 from support.mutations import mutated
 from support.outcomes import record
@@ -98,8 +98,15 @@ SEEDS = {
 
 
 def training(steps=3):
-    settings = Settings(steps=steps, walk_steps=4, points_per_walk=2, walk_batch=2, pool=4, optimizer="adamw")
-    return Training(FakeDenoiser(), Told(), [make_concept("cat")], [make_keep("dog", 1.0)], settings)
+    settings = Settings(
+        steps=steps,
+        num_inference_steps=4,
+        samples_per_trajectory=2,
+        trajectory_batch=2,
+        buffer_size=4,
+        optimizer="adamw",
+    )
+    return Training(FakeDenoiser(), FakeConditions(), [make_concept("cat")], [make_keep("dog", 1.0)], settings)
 
 
 def snapshot():
@@ -154,11 +161,11 @@ def _as_erasure(path, number):
 
 
 def _as_source(path, folder):
-    with opened(path) as file:
+    with open_tensors(path) as file:
         stored = sum(t.nbytes for t in file.tensors.values())
         assert stored <= max(WRITTEN_TIMES * path.stat().st_size, 4 * MOST_REPEATED), f"{stored:,} bytes in a copy"
         write_stream(folder / "copy", file.tensors, file.metadata)
-        with opened(folder / "copy") as copy:
+        with open_tensors(folder / "copy") as copy:
             assert copy.tensors.keys() == file.tensors.keys() and copy.metadata == file.metadata
 
 

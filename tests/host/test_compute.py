@@ -12,7 +12,7 @@ PREFIX = "model.diffusion_model."
 NAME = "middle_block.1.transformer_blocks.0.attn2.to_k.weight"
 
 
-def make(model, checkpointing=False):
+def make(model, gradient_checkpointing=False):
     """A denoiser over a MODEL, in the dtype that it is stored in."""
     import copy
 
@@ -23,7 +23,7 @@ def make(model, checkpointing=False):
     sampling = copy.deepcopy(model.get_model_object("model_sampling"))
     network = private_network(model, device, dtype)
     compute = compute_dtype(dtype, device)
-    return HostDenoiser(network, sampling, [NAME], (4, 8, 8), device, compute, lambda n: None, checkpointing)
+    return HostDenoiser(network, sampling, [NAME], (4, 8, 8), device, compute, lambda n: None, gradient_checkpointing)
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +67,10 @@ def test_the_weights_are_the_host_s_memory(stored):
     assert ours == {n: w.data_ptr() for n, w in model.model_state_dict("diffusion_model.").items()}
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_gradients_are_those_of_float32(stored, question, checkpointing):
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_gradients_are_those_of_float32(stored, question, gradient_checkpointing):
     found = []
-    for dtype, switch in ((torch.bfloat16, checkpointing), (torch.float32, False)):
+    for dtype, switch in ((torch.bfloat16, gradient_checkpointing), (torch.float32, False)):
         denoiser = make(stored[dtype], switch)
         with denoiser.student():
             denoiser.predict(*question).square().mean().backward()
@@ -92,22 +92,22 @@ def test_large_calls_without_gradients_go_in_parts(stored, question):
     x, sigma, condition = question
     heard = []
     denoiser = make(stored[torch.float32])
-    denoiser.passed = heard.append
+    denoiser.on_forward = heard.append
     with torch.no_grad():
-        together = denoiser.predict(*question)
-        denoiser.together = 1
+        max_batch = denoiser.predict(*question)
+        denoiser.max_batch = 1
         apart = denoiser.predict(*question)
     assert heard == [2, 1, 1]
-    assert torch.linalg.norm(apart - together) < 1e-5 * torch.linalg.norm(together)
+    assert torch.linalg.norm(apart - max_batch) < 1e-5 * torch.linalg.norm(max_batch)
     denoiser.predict(x, sigma, condition)
     assert heard[3:] == [2]  # a training step is one call
 
 
 def test_how_many_samples_go_together(comfy):
-    from esd_pack.nodes.host.model.denoiser import samples_together
+    from esd_pack.nodes.host.model.denoiser import max_samples
 
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert samples_together((4, 64, 64), cpu) == 2
-    assert samples_together((4, 128, 128), cpu) == 1
-    assert samples_together((4, 8, 8), cpu) >= 16
-    assert samples_together((4, 128, 128), gpu) >= 1024
+    assert max_samples((4, 64, 64), cpu) == 2
+    assert max_samples((4, 128, 128), cpu) == 1
+    assert max_samples((4, 8, 8), cpu) >= 16
+    assert max_samples((4, 128, 128), gpu) >= 1024

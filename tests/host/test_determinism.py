@@ -13,29 +13,43 @@ import pytest
 import torch
 
 from esd_pack.esd.erasure import lora_key
-from esd_pack.esd.settings import PRESETS
-from support.graphs import Graph, Remembering, slot
+from esd_pack.esd.presets import PRESETS
+from support.graphs import CachedTextEncoder, Graph, slot
 from support.outcomes import record
 from support.serving import saved, short_prompt
+from support.short_runs import module
 
 pytestmark = pytest.mark.usefixtures("runs")
 STEPS = 4
-QUICK = {"width": 64, "height": 64, "walk_steps": 4, "points_per_walk": 2, "walk_batch": 2, "pool": 4}
+QUICK = {
+    "width": 64,
+    "height": 64,
+    "num_inference_steps": 4,
+    "samples_per_trajectory": 2,
+    "trajectory_batch": 2,
+    "buffer_size": 4,
+}
 TWO = (("cat", ""), ("sunglasses", "cat"))
 VARIANTS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "keeps": {"keep": "dog\na house"},
     "several concepts": {"concepts": TWO},
-    "student walks": {"settings": {"source": "student", "pool": 2}},
+    "student walks": {"settings": {"sampler_model": "student", "buffer_size": 2}},
     "batches": {"settings": {"batch_size": 3}},
-    "accumulation": {"settings": {"accumulate": 3}},
-    "refreshed pools": {"settings": {"pool": 3, "refresh": 5}},
+    "accumulation": {"settings": {"gradient_accumulation_steps": 3}},
+    "refreshed pools": {"settings": {"buffer_size": 3, "draws_per_buffer": 5}},
     "adafactor": {"settings": {"optimizer": "adafactor"}, "method": "esd-u"},
-    "bfloat16, recomputed": {"settings": {"precision": "bf16", "checkpointing": "on"}},
+    "bfloat16, recomputed": {"settings": {"precision": "bf16", "gradient_checkpointing": "on"}},
     "all of it": {
         "keep": "dog\na house",
         "concepts": TWO,
-        "settings": {"source": "student", "pool": 3, "refresh": 5, "batch_size": 2, "accumulate": 2},
+        "settings": {
+            "sampler_model": "student",
+            "buffer_size": 3,
+            "draws_per_buffer": 5,
+            "batch_size": 2,
+            "gradient_accumulation_steps": 2,
+        },
     },
 }
 
@@ -44,18 +58,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def world(comfy, node_classes):
     """MODEL and CLIP, and what a KSampler needs."""
     model, clip, vae = comfy.NODE_CLASS_MAPPINGS["CheckpointLoaderSimple"]().load_checkpoint("emoji-world.ckpt")
-    return SimpleNamespace(host=comfy, model=model, real_clip=clip, clip=Remembering(clip), vae=vae)
+    return SimpleNamespace(host=comfy, model=model, real_clip=clip, clip=CachedTextEncoder(clip), vae=vae)
 
 
 @pytest.fixture
 def page(comfy, node_classes, monkeypatch):
     """What a page may do after a step: set `page.after` to a mapping of step to action."""
-    import sys
 
     from server import PromptServer
 
-    (live,) = [m for key, m in sys.modules.items() if key.endswith(".nodes.host.live") and "esd_pack" not in key]
-    acting = SimpleNamespace(after={}, board=live.board)
+    live = module("run.status")
+    acting = SimpleNamespace(after={}, registry=live.registry)
 
     def hear(event: str, data: dict[str, Any], sid: str | None = None) -> None:
         if event == "esd.run" and data["state"] == "running":
@@ -135,7 +148,7 @@ def test_again_and_resumed(world, page, runs, caplog, name):
 
 def test_resumed_after_each_step(world, page, runs):
     """One run that is cancelled after every step."""
-    given = {"keep": "dog", "settings": {"source": "student", "pool": 2}}
+    given = {"keep": "dog", "settings": {"sampler_model": "student", "buffer_size": 2}}
     whole = bits(erase(world, **given))
     shutil.rmtree(runs)
     page.after = {step: cancel for step in range(1, STEPS)}
@@ -175,7 +188,7 @@ def test_each_preset(world, page, name):
     """A step of it from a whole walk as published, ended by Finish now."""
 
     def finish(told: dict[str, Any]) -> None:
-        page.board().running(told["id"]).finish = True
+        page.registry().running(told["id"]).finish = True
 
     page.after = {1: finish}
     few = {"preset": name, "width": 64, "height": 64}

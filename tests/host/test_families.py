@@ -39,7 +39,7 @@ def test_a_family_is_found_and_erased(load: Callable[[str], Any], name: str) -> 
     before = {key: value.clone() for key, value in model.model.state_dict().items()}
     concepts = [make_concept("cat"), make_concept("hat", "cowboy")]
     for method, count in row.counts.items():
-        settings = Settings(method=method, steps=2, walk_steps=4, walk_batch=2, width=SIDE, height=SIDE)
+        settings = Settings(method=method, steps=2, num_inference_steps=4, trajectory_batch=2, width=SIDE, height=SIDE)
         with torch.inference_mode():
             erased = erase_model(model, row.text, concepts, [], settings)
         assert len(erased.weights.differences) == count
@@ -61,18 +61,20 @@ def test_checkpointing_recomputes_block_by_block(load: Callable[[str], Any], nam
     """Each stores nothing but its input and holds at most one transformer block; the weights come out equal."""
     from esd_pack.esd.concepts import make_concept
     from esd_pack.esd.settings import Settings
-    from esd_pack.nodes.host.model.denoiser import _recomputed
+    from esd_pack.nodes.host.model.denoiser import _checkpoint_blocks
     from esd_pack.nodes.host.run.erase import erase_model
 
     row, model = ROWS[name], load(name)
-    blocks = _recomputed(model.model.diffusion_model)
+    blocks = _checkpoint_blocks(model.model.diffusion_model)
     assert {type(block).__name__ for block in blocks} == recomputed
     for block in blocks:
         assert sum(type(part).__name__ == "BasicTransformerBlock" for part in block.modules()) <= 1
-    settings = Settings(method="esd-x", steps=2, walk_steps=4, walk_batch=2, width=SIDE, height=SIDE)
+    settings = Settings(method="esd-x", steps=2, num_inference_steps=4, trajectory_batch=2, width=SIDE, height=SIDE)
     with torch.inference_mode():
         on, off = (
-            erase_model(model, row.text, [make_concept("cat")], [], replace(settings, checkpointing=switch)).weights
+            erase_model(
+                model, row.text, [make_concept("cat")], [], replace(settings, gradient_checkpointing=switch)
+            ).weights
             for switch in ("on", "off")
         )
     assert on.differences.keys() == off.differences.keys()
@@ -111,7 +113,7 @@ def test_a_walk_ends_where_the_hosts_own_euler_does(load: Callable[[str], Any], 
     import comfy.k_diffusion.sampling
 
     from esd_pack.esd.settings import Settings
-    from esd_pack.esd.trajectory import step, walk
+    from esd_pack.esd.trajectory import cfg_trajectory, euler_step
     from esd_pack.nodes.host.model.conditioning import encode
     from esd_pack.nodes.host.run.erase import make_denoiser, make_plan
 
@@ -122,9 +124,9 @@ def test_a_walk_ends_where_the_hosts_own_euler_does(load: Callable[[str], Any], 
     denoiser = make_denoiser(model, plan, lambda samples: None)
     noise = torch.randn((1, *plan.latent_shape), generator=torch.Generator().manual_seed(0))
     sigmas = denoiser.sigmas(5)
-    levels = list(walk(denoiser, noise, conditions[""], [conditions["cat"]], sigmas[:-1, None], 1.0))
+    levels = list(cfg_trajectory(denoiser, noise, conditions[""], [conditions["cat"]], sigmas[:-1, None], 1.0))
     last = levels[-1]
-    ours = step(denoiser, last.conditional, last.x, last.sigma, sigmas[-1:])
+    ours = euler_step(denoiser, last.cond, last.x, last.sigma, sigmas[-1:])
 
     def host_denoised(x: Tensor, sigma: Tensor) -> Tensor:
         return model.model.apply_model(x, sigma, **dict(conditions["cat"].tensors))
@@ -159,7 +161,7 @@ def test_a_unet_file_with_a_text_encoder_of_its_own_is_erased(comfy: Any, comfy_
     with torch.inference_mode():
         (model,) = classes["UNETLoader"]().load_unet("part.safetensors", "default")
         (text,) = classes["CLIPLoader"]().load_clip("part.safetensors", "stable_diffusion", "default")
-        settings = Settings(steps=2, walk_steps=4, walk_batch=2, width=64, height=64)
+        settings = Settings(steps=2, num_inference_steps=4, trajectory_batch=2, width=64, height=64)
         apart, together = (
             erase_model(m, c, [make_concept("cat")], [], settings).weights.differences
             for m, c in ((model, text), (whole, clip))

@@ -91,10 +91,10 @@ def erased(graph, world):
         "ESDEraseSettings",
         width=64,
         height=64,
-        walk_steps=4,
-        points_per_walk=4,
-        walk_batch=2,
-        pool=8,
+        num_inference_steps=4,
+        samples_per_trajectory=4,
+        trajectory_batch=2,
+        buffer_size=8,
     )
     run = g.add(
         "ESDErase",

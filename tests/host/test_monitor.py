@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from support.graphs import Graph
-from support.short_runs import NAME, STEPS, Told, erase, module
+from support.short_runs import NAME, STEPS, EventRecorder, erase, module
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +26,8 @@ def told(comfy, node_classes, monkeypatch):
     """Every message about a run, at once instead of four times a second."""
     from server import PromptServer
 
-    listener = Told()
-    live = module("live")
+    listener = EventRecorder()
+    live = module("run.status")
     monkeypatch.setattr(PromptServer.instance, "send_sync", listener.send_sync)
     monkeypatch.setattr(live, "EVERY_SECONDS", 0.0)
     return listener
@@ -51,11 +51,11 @@ def cancelled_after(told, step):
 @contextlib.contextmanager
 def finished_after(told, step):
     """Press Finish now when the page hears of a step."""
-    board = module("live").board
+    registry = module("run.status").registry
 
     def press(data):
         if data["step"] == step and data["state"] == "running":
-            board().running(data["id"]).finish = True
+            registry().running(data["id"]).finish = True
 
     told.at_step = press
     yield
@@ -92,7 +92,7 @@ class TestChart:
         boards = []
         told.at_step = lambda data: (
             data["step"] == 4
-            and boards.append([r.as_json() for r in module("live").board().runs if r.state == "running"])
+            and boards.append([r.as_json() for r in module("run.status").registry().runs if r.state == "running"])
         )
         erase(world)
         (run,) = boards[0]
@@ -105,10 +105,10 @@ class TestChart:
         assert told.messages[-1]["words"] == outcome.message
 
     def test_only_the_last_run_of_a_node_is_remembered(self, world, runs, told):
-        before = len(module("live").board().runs)
+        before = len(module("run.status").registry().runs)
         for _ in range(3):
             erase(world)
-        assert len(module("live").board().runs) <= max(before, 1)
+        assert len(module("run.status").registry().runs) <= max(before, 1)
 
 
 class TestPreviews:
@@ -182,9 +182,9 @@ class TestFinishNow:
 
     def test_only_a_run_that_is_on_can_be_finished(self, world, runs, told):
         erase(world)
-        board = module("live").board()
+        registry = module("run.status").registry()
         for id_ in (told.messages[-1]["id"], "", "../..", "x" * 10000):
-            assert board.running(id_) is None
+            assert registry.running(id_) is None
 
 
 class TestKept:
@@ -202,7 +202,7 @@ class TestKept:
         assert not list(runs.glob("*/snapshot.esd"))
 
     def test_with_keeps_and_student_walks(self, world, runs, told):
-        more = {"keep": "dog\napple", "settings": {"source": "student", "pool": 2, "refresh": 3}}
+        more = {"keep": "dog\napple", "settings": {"sampler_model": "student", "buffer_size": 2, "draws_per_buffer": 3}}
         straight = erase(world, **more, start="start over")
         shutil.rmtree(runs)
         with cancelled_after(told, 4):
@@ -239,8 +239,8 @@ class TestKept:
             {"steps": STEPS + 1},
             {"learning_rate": 4e-5},
             {"keep": "dog"},
-            {"settings": {"walk_guidance": 2.0}},
-            {"settings": {"source": "student"}},
+            {"settings": {"guidance_scale": 2.0}},
+            {"settings": {"sampler_model": "student"}},
         ],
         ids=str,
     )
@@ -285,7 +285,7 @@ class TestKept:
         assert "could not be made" in told.messages[-1]["words"]
 
     def test_old_runs_make_room_for_new_ones(self, world, runs, told, monkeypatch):
-        monkeypatch.setattr(module("runs"), "MOST_BYTES", 20 * 10**6)
+        monkeypatch.setattr(module("run.store"), "MOST_BYTES", 20 * 10**6)
         for seed in range(4):
             erase(world, seed=seed, method="esd-x-strict")
         kept = list(runs.iterdir())
@@ -327,7 +327,7 @@ def test_leftovers_of_a_dead_process_are_swept(comfy, node_classes, comfy_base):
         path.write_bytes(b"x")
     dead_folder.mkdir()
     (dead_folder / "part").write_bytes(b"x")
-    module("runs").sweep()
+    module("run.cleanup").delete_partials()
     assert sorted(p.name for p in folder.iterdir()) == sorted([parent.name, users_own.name, "other.safetensors"])
     shutil.rmtree(folder.parent)
 
@@ -336,11 +336,11 @@ def test_a_process_that_has_neither_routes_nor_messages_trains_on(comfy, node_cl
     """As where the host runs nodes in a process of their own: nothing is served, and nobody is told."""
     import server
 
-    live = module("live")
+    live = module("run.status")
     for bare in (SimpleNamespace(), None):
         monkeypatch.setattr(server.PromptServer, "instance", bare)
         live.add_routes()
-        shown = live.board()
-        run = shown.begin(live.Live("1", "", STEPS))
+        shown = live.registry()
+        run = shown.begin(live.RunStatus("1", "", STEPS))
         shown.end(run, "finished")
         assert run.state == "finished"

@@ -76,9 +76,17 @@ def test_a_run_trains_with_them(comfy, playground, monkeypatch):
     from esd_pack.esd.settings import Settings
     from esd_pack.nodes.host.run.erase import erase_model
 
-    seen, original = [], train.gradients
-    monkeypatch.setattr(train, "gradients", lambda *given: (seen.append(switches()), original(*given))[1])
-    small = {"steps": 1, "walk_steps": 2, "points_per_walk": 2, "walk_batch": 1, "pool": 2, "width": 64, "height": 64}
+    seen, original = [], train.accumulate_gradients
+    monkeypatch.setattr(train, "accumulate_gradients", lambda *given: (seen.append(switches()), original(*given))[1])
+    small = {
+        "steps": 1,
+        "num_inference_steps": 2,
+        "samples_per_trajectory": 2,
+        "trajectory_batch": 1,
+        "buffer_size": 2,
+        "width": 64,
+        "height": 64,
+    }
     for asked in (True, False):
         with torch.inference_mode():
             erase_model(*playground[:2], [make_concept("cat")], [], Settings(**small, deterministic=asked))

@@ -27,7 +27,7 @@ def plan(playground: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
         "get_free_memory",
         lambda device=None, torch_free_too=False: (ROOM, ROOM) if torch_free_too else ROOM,
     )
-    small = Settings(width=256, height=256, batch_size=4, checkpointing="off")
+    small = Settings(width=256, height=256, batch_size=4, gradient_checkpointing="off")
     conditions = {"cat": Condition({"c_crossattn": torch.zeros(1, 77, 768)})}
     return lambda keeps=(), vae=None, **changes: fitted(
         make_plan(playground[0], replace(small, **changes)), playground[0], conditions, keeps, vae
@@ -45,7 +45,7 @@ def test_keeps_double_the_activations(plan: Any) -> None:
 
 def test_previews_are_made_room_for_but_not_asked_for(plan: Any, playground: Any) -> None:
     """A VAE comes between two steps, when a step's memory is free again."""
-    found = plan(vae=playground[2], walk_batch=1, batch_size=1, width=64, height=64)
+    found = plan(vae=playground[2], trajectory_batch=1, batch_size=1, width=64, height=64)
     assert found.need.preview > playground[2].patcher.model_size()
     assert found.need.total < found.need.wanted
 
@@ -68,7 +68,8 @@ def test_adafactors_state_is_counted_by_shapes(plan: Any, playground: Any) -> No
 def test_the_eta_in_the_metadata_is_the_one_that_was_used() -> None:
     """Presets have another one for attributes."""
     from esd_pack.esd.concepts import make_concept
-    from esd_pack.esd.settings import Settings, with_preset
+    from esd_pack.esd.presets import with_preset
+    from esd_pack.esd.settings import Settings
     from esd_pack.nodes.host.families import FAMILIES
     from esd_pack.nodes.host.files.metadata import Origin, run_metadata
 

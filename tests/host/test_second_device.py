@@ -16,11 +16,11 @@ import pytest
 
 from support.paths import ROOT
 
-sys.path.append(str(ROOT / "tests" / "second_device"))
+sys.path.append(str(ROOT / "tests" / "support" / "second_device"))
 from states import ALLOWED_TO_DIFFER, FORETOLD, RESIDENCY, STATES  # noqa: E402
 
 SECONDS = 3600
-SCRIPT = ROOT / "tests" / "second_device" / "states.py"
+SCRIPT = ROOT / "tests" / "support" / "second_device" / "states.py"
 DOCUMENT = ROOT / "docs" / "devices.md"
 
 

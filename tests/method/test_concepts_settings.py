@@ -9,7 +9,8 @@ import pytest
 
 from esd_pack.esd.concepts import Concept, Keep, make_concept, make_keep, prompts_of
 from esd_pack.esd.errors import EsdError
-from esd_pack.esd.settings import PRESETS, Settings, check, with_preset
+from esd_pack.esd.presets import PRESETS, with_preset
+from esd_pack.esd.settings import Settings, check
 
 
 def test_words_are_stripped():
@@ -93,14 +94,14 @@ def test_the_defaults_and_every_preset_pass_the_check():
         ("learning_rate", 1.5),
         ("eta", math.inf),
         ("batch_size", 0),
-        ("accumulate", 0),
-        ("walk_steps", 0),
-        ("walk_steps", 1001),
-        ("walk_guidance", -1.0),
-        ("points_per_walk", 0),
-        ("walk_batch", 0),
-        ("pool", -1),
-        ("refresh", -1),
+        ("gradient_accumulation_steps", 0),
+        ("num_inference_steps", 0),
+        ("num_inference_steps", 1001),
+        ("guidance_scale", -1.0),
+        ("samples_per_trajectory", 0),
+        ("trajectory_batch", 0),
+        ("buffer_size", -1),
+        ("draws_per_buffer", -1),
         ("width", -8),
         ("height", 100000),
         ("seed", -1),
@@ -112,7 +113,7 @@ def test_numbers_out_of_range_are_named(name, value):
         check(replace(Settings(), **{name: value}))
 
 
-@pytest.mark.parametrize("name", ["source", "optimizer", "checkpointing", "precision"])
+@pytest.mark.parametrize("name", ["sampler_model", "optimizer", "gradient_checkpointing", "precision"])
 def test_unknown_choices_are_named(name):
     with pytest.raises(EsdError, match=f'^{name} is "sgd": choose one of '):
         check(replace(Settings(), **{name: "sgd"}))
@@ -124,14 +125,19 @@ def test_a_learning_rate_of_0_is_refused():
 
 
 def test_points_count_batches_and_accumulation():
-    assert Settings(steps=10, batch_size=3, accumulate=2).points == 60
+    assert Settings(steps=10, batch_size=3, gradient_accumulation_steps=2).examples == 60
 
 
 def test_a_preset_replaces_what_it_names_and_leaves_the_rest():
     mine = Settings(method="esd-u", seed=7, width=64, height=64, steps=3)
     paper = with_preset(mine, "paper-2023")
-    assert (paper.steps, paper.learning_rate, paper.eta, paper.source) == (1000, 1e-5, 1.0, "student")
-    assert (paper.walk_steps, paper.walk_guidance, paper.points_per_walk, paper.pool) == (50, 3.0, 1, 1)
+    assert (paper.steps, paper.learning_rate, paper.eta, paper.sampler_model) == (1000, 1e-5, 1.0, "student")
+    assert (paper.num_inference_steps, paper.guidance_scale, paper.samples_per_trajectory, paper.buffer_size) == (
+        50,
+        3.0,
+        1,
+        1,
+    )
     assert (paper.method, paper.seed, paper.width, paper.preset) == ("esd-u", 7, 64, "paper-2023")
     assert with_preset(mine, "custom") is mine
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from esd_pack.esd.objective import ETA_OFFSET, eta_from_negative_guidance, loss, target
-from esd_pack.esd.settings import PRESETS
+from esd_pack.esd.presets import PRESETS
 
 SHAPE = (3, 2, 4, 4)
 

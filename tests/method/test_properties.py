@@ -23,6 +23,9 @@ from esd_pack.esd import (
     examples,
     metadata,
     objective,
+    optimizers,
+    presets,
+    published,
     report,
     selection,
     snapshot,
@@ -35,7 +38,7 @@ from esd_pack.esd.files import atomic, lazy, lazy_tensor, pickle_scan, safetenso
 from esd_pack.esd.formats import detect, difference, diffusers, load, lora, official
 from esd_pack.esd.formats import network as networks
 from support.erasure_files import SHAPES, network
-from support.fakes import WIDTH, FakeDenoiser, Told, told
+from support.fakes import WIDTH, FakeConditions, FakeDenoiser, told
 from support.odd_values import (
     COUNTED,
     FIELDS,
@@ -93,17 +96,27 @@ class TestSettings:
     def test_one_field(self, name, value):
         assume(isinstance(value, str) == isinstance(FIELDS[name], str))
         made = outcome(lambda: runs.check(replace(runs.Settings(), **{name: value})))
-        if made is not None and name in runs._RANGES:
-            low, high = runs._RANGES[name]
+        if made is not None and runs.FIELDS[name].low is not None:
+            low, high = runs.FIELDS[name].low, runs.FIELDS[name].high
             assert low <= value <= high
-            assert made.points == made.steps * made.batch_size * made.accumulate and made.pool_size > 0
+            assert (
+                made.examples == made.steps * made.batch_size * made.gradient_accumulation_steps
+                and made.examples_per_buffer > 0
+            )
+
+    @examples_of(20)
+    @given(st.dictionaries(st.sampled_from(sorted(runs.FIELDS)), st.integers(), max_size=5))
+    def test_first_and_present_names(self, some):
+        stored = {runs.FIRST_NAMES.get(name, name): value for name, value in some.items()}
+        assert runs.by_present_name(stored) == some == runs.by_present_name(some)
+        assert runs.by_present_name(runs.by_first_name(runs.Settings())) == vars(runs.Settings())
 
     @examples_of(40)
-    @given(TEXTS | st.sampled_from(sorted(runs.PRESETS)))
+    @given(TEXTS | st.sampled_from(sorted(presets.PRESETS)))
     def test_a_preset(self, name):
-        made = outcome(lambda: runs.with_preset(runs.Settings(seed=7), name))
+        made = outcome(lambda: presets.with_preset(runs.Settings(seed=7), name))
         assert made is None or (runs.check(made) is made and made.seed == 7)
-        assert (made is None) == (name not in ("custom", *runs.PRESETS))
+        assert (made is None) == (name not in ("custom", *presets.PRESETS))
 
     @examples_of(80)
     @given(
@@ -111,16 +124,27 @@ class TestSettings:
     )
     def test_a_selection(self, method, names, data):
         kinds = [data.draw(st.sampled_from(("linear", "conv", "other"))) for _ in names]
-        found = [selection.Weight(name, kind) for name, kind in zip(names, kinds, strict=True)]
-        naming = data.draw(st.sampled_from((selection.UNET, selection.SDXL_UNET, selection.Naming(methods=("esd-x",)))))
-        chosen = outcome(lambda: selection.select(method, found, naming))
+        found = [selection.ParameterInfo(name, kind) for name, kind in zip(names, kinds, strict=True)]
+        layer_names = data.draw(
+            st.sampled_from((selection.UNET, selection.SDXL_UNET, selection.LayerNames(methods=("esd-x",))))
+        )
+        chosen = outcome(lambda: selection.select(method, found, layer_names))
         assert chosen is None or (chosen and [n for n in names if n in chosen][: len(chosen)] is not None)
         if chosen is not None and method == "full":
             assert chosen == names
 
 
 def runs_of(**fields):
-    return runs.Settings(**{"steps": 1, "walk_steps": 3, "points_per_walk": 2, "walk_batch": 2, "pool": 3, **fields})
+    return runs.Settings(
+        **{
+            "steps": 1,
+            "num_inference_steps": 3,
+            "samples_per_trajectory": 2,
+            "trajectory_batch": 2,
+            "buffer_size": 3,
+            **fields,
+        }
+    )
 
 
 class TestTraining:
@@ -136,21 +160,33 @@ class TestTraining:
         batch=st.integers(1, 3),
         refresh=st.integers(0, 5),
         weight=st.sampled_from((0.0, 1.0, 1e300)),
-        choice=st.tuples(st.sampled_from(runs.SOURCES), st.booleans(), st.sampled_from(("adamw", "adafactor"))),
+        choice=st.tuples(st.sampled_from(("base", "student")), st.booleans(), st.sampled_from(("adamw", "adafactor"))),
         seed=st.sampled_from((0, 1, 2**64 - 1)),
     )
     def test_a_run(self, steps, eta, learning_rate, grid, per_walk, batch, refresh, weight, choice, seed):
         made = runs.Settings(
-            steps=steps, eta=eta, learning_rate=learning_rate, walk_steps=grid, points_per_walk=per_walk,
-            batch_size=batch, refresh=refresh, pool=3, seed=seed, walk_batch=2, source=choice[0],
-            coarse_walks=choice[1], optimizer=choice[2],
-        )  # fmt: skip
+            steps=steps,
+            eta=eta,
+            learning_rate=learning_rate,
+            num_inference_steps=grid,
+            samples_per_trajectory=per_walk,
+            batch_size=batch,
+            draws_per_buffer=refresh,
+            buffer_size=3,
+            seed=seed,
+            trajectory_batch=2,
+            sampler_model=choice[0],
+            strided=choice[1],
+            optimizer=choice[2],
+        )
         keeps = [concepts.make_keep("dog\nsky", weight)]
         fake, heard = FakeDenoiser(), []
 
         def whole():
             runs.check(made)
-            return train.erase(fake, Told(), [concepts.make_concept("cat", "pet")], keeps, made, heard.append)
+            return train.erase(
+                fake, FakeConditions(), [concepts.make_concept("cat", "pet")], made, keeps, on_step=heard.append
+            ).losses
 
         losses = outcome(whole)
         if losses is not None:
@@ -163,16 +199,18 @@ class TestTraining:
         assume(micro)
         fake = FakeDenoiser()
         point = examples.Example(torch.ones(2, 4, 4), 1.0, "cat", torch.zeros(2, 4, 4))
-        assert len(train.fit(fake, Told(), [[[point]] * micro] * steps, runs_of())) == steps
+        assert len(train.fit(fake, FakeConditions(), [[[point]] * micro] * steps, runs_of())) == steps
 
     def test_gradients_streams_and_draws(self):
-        fake, made = FakeDenoiser(), runs_of(batch_size=2, accumulate=3)
-        pools = train.streams(fake, Told(), [concepts.make_concept("cat")], [concepts.make_keep("dog", 2.0)], made)
-        micro = train.draw(pools, made)
+        fake, made = FakeDenoiser(), runs_of(batch_size=2, gradient_accumulation_steps=3)
+        pools = train.make_streams(
+            fake, FakeConditions(), [concepts.make_concept("cat")], [concepts.make_keep("dog", 2.0)], made
+        )
+        micro = train.next_micro_batches(pools, made)
         assert [len(batch) for batch in micro] == [4, 4, 4]
-        optimizer = train.make_optimizer(made, list(fake.trainable.values()))
-        assert math.isfinite(train.gradients(fake, Told(), optimizer, micro, 0))
-        assert math.isfinite(train.backward(fake, Told(), micro[0], 0.5))
+        optimizer = optimizers.make_optimizer(made.optimizer, list(fake.trainable.values()), made.learning_rate)
+        assert math.isfinite(train.accumulate_gradients(fake, FakeConditions(), optimizer, micro, 0))
+        assert math.isfinite(train.backward(fake, FakeConditions(), micro[0], 0.5))
 
     @examples_of(40)
     @given(NUMBERS, NUMBERS, st.sampled_from(sorted(objective.ETA_OFFSET)), st.booleans())
@@ -199,11 +237,11 @@ class TestTraining:
     @given(st.integers(1, 4), st.integers(1, 12), st.integers(1, 30), st.integers(0, 2**63 - 1), st.booleans())
     def test_routes(self, walks, per_walk, grid, seed, coarse):
         per_walk = min(per_walk, grid)
-        plan = examples.coarse_route if coarse else examples.full_route
+        plan = examples.strided_grid if coarse else examples.full_grid
         route = plan(walks, per_walk, grid, torch.Generator().manual_seed(seed))
-        assert route.levels.shape == route.kept.shape and (route.levels.diff(dim=0) >= 0).all()
+        assert route.levels.shape == route.keep_mask.shape and (route.levels.diff(dim=0) >= 0).all()
         assert 0 <= int(route.levels.min()) and int(route.levels.max()) < grid
-        assert (route.kept.sum(dim=0) == per_walk).all() and not route.levels[0].any()
+        assert (route.keep_mask.sum(dim=0) == per_walk).all() and not route.levels[0].any()
 
     @examples_of(25)
     @given(st.integers(1, 4), st.integers(1, 4), st.floats(0, 20), st.booleans())
@@ -212,20 +250,24 @@ class TestTraining:
         noise = torch.randn((walks, 2, 4, 4), generator=torch.Generator().manual_seed(walks))
         sigmas = fake.sigmas(grid)
         levels = list(
-            trajectory.walk(fake, noise, told(""), [told("cat")] * walks, sigmas[:-1, None].expand(-1, walks), guidance)
+            trajectory.cfg_trajectory(
+                fake, noise, told(""), [told("cat")] * walks, sigmas[:-1, None].expand(-1, walks), guidance
+            )
         )
         assert [level.index for level in levels] == list(range(grid))
-        one = trajectory.step(fake, levels[0].null, levels[0].x, levels[0].sigma, levels[0].sigma)
+        one = trajectory.euler_step(fake, levels[0].uncond, levels[0].x, levels[0].sigma, levels[0].sigma)
         assert torch.equal(one, levels[0].x), "no way, no change"
-        lessons = [examples.lesson(concepts.make_concept("cat"), runs_of())] * walks
-        route = examples.full_route(walks, grid, grid, torch.Generator().manual_seed(0))
-        made = runs_of(walk_guidance=guidance, source="student" if student else "base")
-        points = examples.harvest(fake, Told(), lessons, noise, route, sigmas, made)
+        specs = [examples.target_spec(concepts.make_concept("cat"), runs_of())] * walks
+        route = examples.full_grid(walks, grid, grid, torch.Generator().manual_seed(0))
+        made = runs_of(guidance_scale=guidance, sampler_model="student" if student else "base")
+        points = examples.collect_examples(fake, FakeConditions(), specs, noise, route, sigmas, made)
         assert len(points) == walks * grid and all(p.x.shape == p.target.shape == (2, 4, 4) for p in points)
-        again = examples.finish(fake, Told(), levels[0], dict(enumerate(lessons)), True)
+        again = examples.complete_targets(fake, FakeConditions(), levels[0], dict(enumerate(specs)), True)
         if not student:
             assert torch.allclose(again[0].target, points[0].target, atol=1e-4)
-        assert examples.keep_lessons([concepts.Keep(("a", "b"), 0.0)]) == []
+        single = published.published_step(fake, FakeConditions(), specs[0], made, torch.Generator().manual_seed(walks))
+        assert single.x.shape == single.target.shape == (2, 4, 4) and single.prompt == "cat"
+        assert examples.keep_specs([concepts.Keep(("a", "b"), 0.0)]) == []
 
     @examples_of(60)
     @given(st.floats(0, 20), st.none() | st.floats(0, 20), st.sampled_from(("", "man in a hat")))
@@ -233,12 +275,12 @@ class TestTraining:
         concept, settings = concepts.make_concept("hat", erase_from=erase_from), runs_of(eta=eta, eta_erase_from=other)
         wanted = other if erase_from and other is not None else eta
         assert examples.eta_of(concept, settings) == wanted
-        made = outcome(lambda: examples.lesson(concept, settings))
+        made = outcome(lambda: examples.target_spec(concept, settings))
         assert (made is None) == bool(erase_from and not wanted)
         assert made is None or made.eta == wanted
 
     def test_a_snapshot_comes_back(self, tmp_path):
-        run = train.Training(FakeDenoiser(), Told(), [concepts.make_concept("cat")], [], runs_of(steps=2))
+        run = train.Training(FakeDenoiser(), FakeConditions(), [concepts.make_concept("cat")], [], runs_of(steps=2))
         next(iter(run))
         snapshot.write_snapshot(run.snapshot(), tmp_path / "s", "run")
         found = snapshot.read_snapshot(tmp_path / "s", "run", run.denoiser)
@@ -261,7 +303,7 @@ class TestWeights:
         st.dictionaries(st.sampled_from(ABOUT), JSON.map(json.dumps) | TEXTS, max_size=5),
     )
     def test_any_weights_with_any_metadata_are_described(self, found, about):
-        erased = erasure.ErasedWeights({erasure.PREFIX + n: t for n, t in found.items()}, about)
+        erased = erasure.Erasure({erasure.PREFIX + n: t for n, t in found.items()}, about)
         assert f"changes {len(found)} tensors" in report.describe(erased)
         norms = report.layer_norms(erased)
         assert all(norm >= 0 or math.isnan(norm) for norm in norms.values()) and len(norms) <= len(found)
@@ -273,15 +315,15 @@ class TestWeights:
     @examples_of(60)
     @given(JSON.map(json.dumps) | TEXTS)
     def test_metadata(self, text):
-        assert isinstance(metadata.table(text), dict) and all(isinstance(t, dict) for t in metadata.tables(text))
-        assert isinstance(metadata.words(text), str) and metadata.words(3) == ""
-        found = metadata.number(text)
+        assert isinstance(metadata.as_dict(text), dict) and all(isinstance(t, dict) for t in metadata.as_dicts(text))
+        assert isinstance(metadata.as_str(text), str) and metadata.as_str(3) == ""
+        found = metadata.as_float(text)
         assert found is None or math.isfinite(found)
 
     @examples_of(40)
     @given(NUMBERS | TEXTS | st.none() | st.lists(SIZES))
     def test_a_number_of_metadata(self, value):
-        found = metadata.number(value)
+        found = metadata.as_float(value)
         assert found is None or math.isfinite(found)
 
     @examples_of(60)
@@ -294,18 +336,18 @@ class TestWeights:
     @given(tensors(), st.dictionaries(st.text(), st.text(), max_size=3))
     def test_differences_come_back(self, tmp_path, tensor, about):
         name = "out.0.weight"
-        erased = erasure.ErasedWeights({erasure.PREFIX + name: tensor}, about)
+        erased = erasure.Erasure({erasure.PREFIX + name: tensor}, about)
         outcome(lambda: erasure.save_differences(erased, tmp_path / "w"))
-        with lazy.opened(tmp_path / "w") as file:
+        with lazy.open_tensors(tmp_path / "w") as file:
             (back,) = file.tensors.values()
             assert back.shape == tuple(tensor.shape) and file.metadata == about
             assert torch.equal(back.load().nan_to_num(), tensor.nan_to_num())
-        atomic.write_safetensors({"x": tensor}, tmp_path / "w", {})
+        safetensors_write.write_safetensors({"x": tensor}, tmp_path / "w", {})
 
     @examples_of(60)
     @given(tensors(2, 4), st.integers(-3, 9) | st.just(10**9), NUMBERS)
     def test_a_lora(self, tensor, rank, energy):
-        erased = erasure.ErasedWeights({erasure.PREFIX + "a.weight": tensor})
+        erased = erasure.Erasure({erasure.PREFIX + "a.weight": tensor})
         made = outcome(lambda: lora.decompose(erased, rank, energy))
         if made is not None:
             assert 0 <= made.energy <= 1.000001
@@ -313,7 +355,7 @@ class TestWeights:
             up, down, (kept, total) = lora.low_rank(tensor.float(), rank, energy)
             assert kept <= total * 1.000001 and up.shape[1] == down.shape[0]
             if rank > 5:
-                product = (up.flatten(1) @ down.flatten(1)).reshape(tensor.shape)
+                product = (up.flatten(1).double() @ down.flatten(1).double()).reshape(tensor.shape).float()
                 assert torch.allclose(product, tensor.float(), atol=1e-4)
 
     @examples_of(30)
@@ -362,7 +404,7 @@ class TestFormats:
         torch.save(tree, tmp_path / "w")
 
         def whole():
-            with lazy.opened(tmp_path / "w") as file:
+            with lazy.open_tensors(tmp_path / "w") as file:
                 return {name: t.load() for name, t in file.tensors.items()}
 
         found = outcome(whole)
@@ -394,7 +436,7 @@ class TestFormats:
         )
         if found is not None:
             assert found.compared == 1 and found.equal + len(found.differences) == 1
-            assert found.doubt(1) is None or isinstance(found.doubt(1), str)
+            assert found.mismatch(1) is None or isinstance(found.mismatch(1), str)
         assert difference.equal_up_to_rounding(base, base) or base.isnan().any()
         outcome(lambda: difference.require_finite("x", value))
 
@@ -418,17 +460,17 @@ class TestFormats:
     @given(st.sets(st.sampled_from([n for n in sorted(SHAPES) if "attn2" in n]), max_size=3))
     def test_absolute_values(self, tmp_path, names):
         ours = network()
-        erased = erasure.ErasedWeights({erasure.PREFIX + n: change(SHAPES[n]) for n in names})
+        erased = erasure.Erasure({erasure.PREFIX + n: change(SHAPES[n]) for n in names})
         made = official.official_tensors(erased, ours)
         assert len(made) == len(names)
         for name in names:
             wanted = ours.weight(name) + change(SHAPES[name])
             assert torch.equal(official.absolute(ours, name, change(SHAPES[name])).load(), wanted)
         safetensors_write.write_stream(tmp_path / "w", made, {})
-        with lazy.opened(tmp_path / "w") as file:
+        with lazy.open_tensors(tmp_path / "w") as file:
             assert file.tensors.keys() == made.keys()
             if made:
-                content = detect.recognise(file, ours)
+                content = detect.detect(file, ours)
                 assert set(content.tensors) == set(names)
                 assert load.describe(tmp_path / "w", file, content)["esd.source_file"] == "w"
 
@@ -447,7 +489,7 @@ class TestFormats:
         assert made is None or json.loads(json.dumps(made)) == made
 
     def test_a_whole_unet(self, tmp_path):
-        erased = erasure.ErasedWeights({erasure.PREFIX + "out.0.weight": change((8,))})
+        erased = erasure.Erasure({erasure.PREFIX + "out.0.weight": change((8,))})
         shape = diffusers.UnetShape(4, 4, (320,), (1,), (1,), 1, (1,), 768, False, 8, 0)
         diffusers.write_unet(tmp_path, erased, network(), shape)
         assert {p.name for p in tmp_path.iterdir()} == {"config.json", diffusers.WEIGHTS_FILE}

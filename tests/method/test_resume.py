@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from esd_pack.esd.errors import EsdError
-from esd_pack.esd.files.lazy import opened
+from esd_pack.esd.files.lazy import open_tensors
 from esd_pack.esd.files.safetensors_write import write_safetensors
 from esd_pack.esd.settings import Settings
 from esd_pack.esd.snapshot import _check, read_snapshot, write_snapshot
@@ -20,11 +20,13 @@ from support.small_runs import SHORT, STEPS, assert_same, finished, outcome, tra
 
 VARIANTS = {
     "default": Settings(**SHORT),
-    "pools": Settings(**SHORT, pool=4),
-    "refreshed": Settings(**SHORT, pool=3, refresh=5),
-    "student": Settings(**SHORT, source="student", pool=2),
-    "published": Settings(**{**SHORT, "points_per_walk": 1, "walk_batch": 1}, coarse_walks=False, pool=1),
-    "batches": Settings(**SHORT, batch_size=2, accumulate=2, pool=5),
+    "pools": Settings(**SHORT, buffer_size=4),
+    "refreshed": Settings(**SHORT, buffer_size=3, draws_per_buffer=5),
+    "student": Settings(**SHORT, sampler_model="student", buffer_size=2),
+    "published": Settings(
+        **{**SHORT, "samples_per_trajectory": 1, "trajectory_batch": 1}, strided=False, buffer_size=1
+    ),
+    "batches": Settings(**SHORT, batch_size=2, gradient_accumulation_steps=2, buffer_size=5),
     "adafactor": Settings(**SHORT, optimizer="adafactor"),
 }
 
@@ -151,7 +153,7 @@ def test_a_snapshot_that_lies_under_a_right_checksum_is_refused(tmp_path, lie):
     next(iter(run))
     path = tmp_path / "snapshot.esd"
     write_snapshot(run.snapshot(), path, "the run")
-    with opened(path) as file:
+    with open_tensors(path) as file:
         tensors = {name: stored.load() for name, stored in file.tensors.items()}
         text = {key: value for key, value in file.metadata.items() if key != "check"}
     LIES[lie](tensors, text)

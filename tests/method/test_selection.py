@@ -5,27 +5,27 @@ from __future__ import annotations
 import pytest
 
 from esd_pack.esd.errors import EsdError
-from esd_pack.esd.selection import METHODS, SDXL_UNET, UNET, Naming, Weight, select
+from esd_pack.esd.selection import METHODS, SDXL_UNET, UNET, LayerNames, ParameterInfo, select
 
 BLOCK = "input_blocks.1.1.transformer_blocks.0"
 WEIGHTS = [
-    Weight("time_embed.0.weight", "linear"),
-    Weight("input_blocks.0.0.weight", "conv"),
-    Weight("input_blocks.1.0.in_layers.0.weight", "other"),
-    Weight("input_blocks.1.0.in_layers.2.weight", "conv"),
-    Weight("input_blocks.1.0.emb_layers.1.weight", "linear"),
-    Weight(f"{BLOCK}.norm2.weight", "other"),
-    Weight(f"{BLOCK}.attn1.to_q.weight", "linear"),
-    Weight(f"{BLOCK}.attn2.to_q.weight", "linear"),
-    Weight(f"{BLOCK}.attn2.to_k.weight", "linear"),
-    Weight(f"{BLOCK}.attn2.to_v.weight", "linear"),
-    Weight(f"{BLOCK}.attn2.to_out.0.bias", "linear"),
-    Weight("input_blocks.4.1.transformer_blocks.0.attn1.to_q.weight", "linear"),
-    Weight("output_blocks.8.1.transformer_blocks.0.attn2.to_q.weight", "linear"),
-    Weight("output_blocks.8.0.out_layers.3.weight", "conv"),
-    Weight("label_emb.0.0.weight", "linear"),
-    Weight("out.0.weight", "other"),
-    Weight("out.2.weight", "conv"),
+    ParameterInfo("time_embed.0.weight", "linear"),
+    ParameterInfo("input_blocks.0.0.weight", "conv"),
+    ParameterInfo("input_blocks.1.0.in_layers.0.weight", "other"),
+    ParameterInfo("input_blocks.1.0.in_layers.2.weight", "conv"),
+    ParameterInfo("input_blocks.1.0.emb_layers.1.weight", "linear"),
+    ParameterInfo(f"{BLOCK}.norm2.weight", "other"),
+    ParameterInfo(f"{BLOCK}.attn1.to_q.weight", "linear"),
+    ParameterInfo(f"{BLOCK}.attn2.to_q.weight", "linear"),
+    ParameterInfo(f"{BLOCK}.attn2.to_k.weight", "linear"),
+    ParameterInfo(f"{BLOCK}.attn2.to_v.weight", "linear"),
+    ParameterInfo(f"{BLOCK}.attn2.to_out.0.bias", "linear"),
+    ParameterInfo("input_blocks.4.1.transformer_blocks.0.attn1.to_q.weight", "linear"),
+    ParameterInfo("output_blocks.8.1.transformer_blocks.0.attn2.to_q.weight", "linear"),
+    ParameterInfo("output_blocks.8.0.out_layers.3.weight", "conv"),
+    ParameterInfo("label_emb.0.0.weight", "linear"),
+    ParameterInfo("out.0.weight", "other"),
+    ParameterInfo("out.2.weight", "conv"),
 ]
 SD1, SDXL = UNET, SDXL_UNET
 LINEAR_AND_CONV = {w.name for w in WEIGHTS if w.kind != "other"}
@@ -52,9 +52,9 @@ EXPECTED = [
 ]
 
 
-@pytest.mark.parametrize(("method", "naming", "expected"), EXPECTED)
-def test_rules_on_names(method, naming, expected):
-    chosen = select(method, WEIGHTS, naming)
+@pytest.mark.parametrize(("method", "layer_names", "expected"), EXPECTED)
+def test_rules_on_names(method, layer_names, expected):
+    chosen = select(method, WEIGHTS, layer_names)
     assert set(chosen) == expected
     assert chosen == [w.name for w in WEIGHTS if w.name in expected]  # in the network's order
 
@@ -70,12 +70,12 @@ def test_an_unknown_method_is_refused():
 
 def test_a_method_that_a_family_does_not_have_is_refused():
     with pytest.raises(EsdError, match='"xlayer" is not defined for this kind of model: choose esd-x or esd-u'):
-        select("xlayer", WEIGHTS, Naming(methods=("esd-x", "esd-u")))
+        select("xlayer", WEIGHTS, LayerNames(methods=("esd-x", "esd-u")))
 
 
 def test_selecting_nothing_is_refused():
     with pytest.raises(EsdError, match='The method "selfattn" selects no weight of this model: choose another'):
-        select("selfattn", [Weight("out.2.weight", "conv")])
+        select("selfattn", [ParameterInfo("out.2.weight", "conv")])
 
 
 UNETS = {
@@ -149,12 +149,12 @@ PUBLISHED = [
 ]
 
 
-@pytest.mark.parametrize(("model", "naming", "method", "tensors", "millions"), PUBLISHED)
-def test_counts_on_the_real_shapes(networks, model, naming, method, tensors, millions):
+@pytest.mark.parametrize(("model", "layer_names", "method", "tensors", "millions"), PUBLISHED)
+def test_counts_on_the_real_shapes(networks, model, layer_names, method, tensors, millions):
     from esd_pack.nodes.host.model.network import weights_of
 
     sizes = {name: parameter.numel() for name, parameter in networks[model].named_parameters()}
-    names = select(method, weights_of(networks[model]), naming)
+    names = select(method, weights_of(networks[model]), layer_names)
     assert (len(names), round(sum(sizes[name] for name in names) / 1e6, 2)) == (tensors, millions)
 
 
@@ -171,6 +171,6 @@ def test_other_layers_count_for_the_rules_of_2023_alone(method):
     """A norm inside the attention that a rule names: trained by the rules that took any layer, and by no later one."""
     names = [f"{block}.{attention}.{leaf}" for block in ("input_blocks.4", "output_blocks.6") for attention in
              ("attn1", "attn2") for leaf in ("norm.weight", "to_k.weight", "to_k.norm.weight")]  # fmt: skip
-    weights = [Weight(name, "other" if "norm" in name else "linear") for name in names]
+    weights = [ParameterInfo(name, "other" if "norm" in name else "linear") for name in names]
     of_2023 = METHODS[method].source == "official 2023"
     assert any("norm" in name for name in select(method, weights)) == of_2023

@@ -13,13 +13,20 @@ import torch
 from esd_pack.esd import train
 from esd_pack.esd.concepts import Keep, make_concept
 from esd_pack.esd.errors import EsdError
-from esd_pack.esd.examples import Pool, keep_lessons, lesson
+from esd_pack.esd.examples import ExampleStream, keep_specs, target_spec
+from esd_pack.esd.optimizers import make_optimizer
 from esd_pack.esd.settings import Settings
-from support.fakes import FakeDenoiser, Told
+from support.fakes import FakeConditions, FakeDenoiser
 
 CAT = make_concept("cat")
 SETTINGS = Settings(
-    steps=12, learning_rate=1e-2, walk_steps=4, walk_guidance=3.0, points_per_walk=4, coarse_walks=False, pool=8
+    steps=12,
+    learning_rate=1e-2,
+    num_inference_steps=4,
+    guidance_scale=3.0,
+    samples_per_trajectory=4,
+    strided=False,
+    buffer_size=8,
 )
 SEEDLESS = {"adamw": torch.optim.AdamW, "adafactor": torch.optim.Adafactor}
 
@@ -27,7 +34,7 @@ SEEDLESS = {"adamw": torch.optim.AdamW, "adafactor": torch.optim.Adafactor}
 def run(settings=SETTINGS, concepts=(CAT,), keeps=(), denoiser=None, report=lambda step: False):
     """A run on a fresh fake: what it answers to, and its losses."""
     denoiser = denoiser or FakeDenoiser()
-    return denoiser, train.erase(denoiser, Told(), concepts, keeps, settings, report)
+    return denoiser, train.erase(denoiser, FakeConditions(), concepts, settings, keeps, on_step=report).losses
 
 
 def equal(a: FakeDenoiser, b: FakeDenoiser) -> bool:
@@ -41,7 +48,16 @@ def trained_on(denoiser: FakeDenoiser) -> list[train.Tensor]:
 def examples_of(settings, concept=CAT):
     """The very examples that a run with these settings draws."""
     generator = train._generator(settings.seed, 0)
-    return list(Pool(FakeDenoiser(), Told(), [(lesson(concept, settings), 1.0)], settings, settings.points, generator))
+    return list(
+        ExampleStream(
+            FakeDenoiser(),
+            FakeConditions(),
+            [(target_spec(concept, settings), 1.0)],
+            settings,
+            settings.examples,
+            generator,
+        )
+    )
 
 
 def test_training_is_adam_on_the_mean_square():
@@ -53,7 +69,7 @@ def test_training_is_adam_on_the_mean_square():
     for example in examples_of(SETTINGS):
         adam.zero_grad()
         with plain.student():
-            answer = plain.predict(example.x[None], torch.tensor([example.sigma]), Told()["cat"])
+            answer = plain.predict(example.x[None], torch.tensor([example.sigma]), FakeConditions()["cat"])
         value = torch.nn.functional.mse_loss(answer[0], example.target)
         value.backward()
         adam.step()
@@ -64,7 +80,7 @@ def test_training_is_adam_on_the_mean_square():
 
 def test_training_erases():
     """At the end the student answers "cat" as the target wants, and the base still as before."""
-    settings = replace(SETTINGS, steps=400, pool=400)
+    settings = replace(SETTINGS, steps=400, buffer_size=400)
     denoiser, losses = run(settings)
     assert sum(losses[-20:]) < 0.2 * sum(losses[:20])
     fresh = FakeDenoiser()
@@ -102,7 +118,7 @@ def test_global_random_state_is_neither_read_nor_moved():
 
 def test_a_batch_equals_the_same_points_accumulated():
     batched, losses = run(replace(SETTINGS, batch_size=4))
-    accumulated, losses_too = run(replace(SETTINGS, accumulate=4))
+    accumulated, losses_too = run(replace(SETTINGS, gradient_accumulation_steps=4))
     assert losses == pytest.approx(losses_too, rel=1e-5)
     assert all(torch.allclose(batched.trainable[n], accumulated.trainable[n], atol=1e-6) for n in batched.trainable)
     assert [len(x) for x in trained_on(batched)] == [4] * 12
@@ -118,7 +134,7 @@ def test_batch_loss_is_the_mean_over_its_points():
     base = FakeDenoiser()
     each = [
         torch.nn.functional.mse_loss(
-            base.predict(e.x[None], torch.tensor([e.sigma]), Told()["cat"])[0], e.target
+            base.predict(e.x[None], torch.tensor([e.sigma]), FakeConditions()["cat"])[0], e.target
         ).item()
         for e in examples_of(settings)
     ]
@@ -156,23 +172,28 @@ def test_loss_with_keeps_is_the_concept_s_plus_weight_times_the_keeps(weight):
     base = FakeDenoiser()
     (kept_x,) = [call.x[1:] for call in moved.calls if call.training]
     (kept_sigma,) = [call.sigma[1:] for call in moved.calls if call.training]
-    answer = base.predict(kept_x, kept_sigma, Told()["dog"])
+    answer = base.predict(kept_x, kept_sigma, FakeConditions()["dog"])
     base.trainable["text.weight"].data += 0.3
     with base.student():
-        kept = torch.nn.functional.mse_loss(base.predict(kept_x, kept_sigma, Told()["dog"]), answer).item()
+        kept = torch.nn.functional.mse_loss(base.predict(kept_x, kept_sigma, FakeConditions()["dog"]), answer).item()
     assert losses["both"][0] == pytest.approx(losses["alone"][0] + weight * kept, rel=1e-5)
 
 
 def test_keeping_keeps():
     """With the neighbour kept, its predictions move less, on examples that no run has seen."""
-    settings, keep = replace(SETTINGS, steps=200, pool=200), Keep(("dog",), 4.0)
-    lessons = [(each, 1.0) for each in keep_lessons([keep])]
-    fresh = list(Pool(FakeDenoiser(), Told(), lessons, settings, 40, torch.Generator().manual_seed(99)))
+    settings, keep = replace(SETTINGS, steps=200, buffer_size=200), Keep(("dog",), 4.0)
+    specs = [(each, 1.0) for each in keep_specs([keep])]
+    fresh = list(
+        ExampleStream(FakeDenoiser(), FakeConditions(), specs, settings, 40, torch.Generator().manual_seed(99))
+    )
     change = []
     for keeps in ((), (keep,)):
         denoiser, _ = run(settings, keeps=keeps)
         with denoiser.student(), torch.no_grad():
-            moved = [denoiser.predict(e.x[None], torch.tensor([e.sigma]), Told()["dog"])[0] - e.target for e in fresh]
+            moved = [
+                denoiser.predict(e.x[None], torch.tensor([e.sigma]), FakeConditions()["dog"])[0] - e.target
+                for e in fresh
+            ]
         change.append(torch.stack(moved).square().mean().item())
     assert change[1] < 0.5 * change[0]
 
@@ -221,7 +242,7 @@ def test_a_report_and_a_call_may_raise_to_cancel():
 
 @pytest.mark.parametrize("source", ["base", "student"])
 def test_only_the_training_call_and_the_student_s_walks_use_the_student(source):
-    denoiser, _ = run(replace(SETTINGS, source=source, pool=4))
+    denoiser, _ = run(replace(SETTINGS, sampler_model=source, buffer_size=4))
     walks = [call for call in denoiser.calls if not call.training]
     assert all(call.student for call in denoiser.calls if call.training)
     assert {call.student for call in walks} == ({False} if source == "base" else {True, False})
@@ -238,7 +259,7 @@ def test_a_loss_that_is_not_finite_names_its_step():
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
 def test_optimisers_learn(optimizer):
-    _, losses = run(replace(SETTINGS, steps=200, pool=200, optimizer=optimizer))
+    _, losses = run(replace(SETTINGS, steps=200, buffer_size=200, optimizer=optimizer))
     assert sum(losses[-20:]) < 0.5 * sum(losses[:20])
 
 
@@ -247,7 +268,7 @@ def test_optimisers_learn(optimizer):
 def test_a_learning_rate_means_the_same_to_every_optimiser(optimizer, size):
     """The first step moves a weight by about the rate, whatever the size of the weights."""
     weight = torch.nn.Parameter(torch.full((8, 8), size))
-    made = train.make_optimizer(replace(SETTINGS, optimizer=optimizer, learning_rate=1e-3), [weight])
+    made = make_optimizer(optimizer, [weight], 1e-3)
     weight.grad = torch.ones(8, 8)
     made.step()
     assert torch.allclose(size - weight.detach(), torch.full((8, 8), 1e-3), rtol=0.05)
@@ -255,7 +276,7 @@ def test_a_learning_rate_means_the_same_to_every_optimiser(optimizer, size):
 
 @pytest.mark.parametrize(("optimizer", "kind"), SEEDLESS.items())
 def test_the_chosen_optimiser_is_made_without_weight_decay(optimizer, kind):
-    made = train.make_optimizer(replace(SETTINGS, optimizer=optimizer), [torch.nn.Parameter(torch.ones(2, 2))])
+    made = make_optimizer(optimizer, [torch.nn.Parameter(torch.ones(2, 2))], SETTINGS.learning_rate)
     assert type(made) is kind
     assert (made.defaults["weight_decay"], made.defaults["lr"]) == (0.0, SETTINGS.learning_rate)
 
@@ -285,7 +306,7 @@ class Scaled(FakeDenoiser):
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_a_scaled_loss_gives_the_same_weights(accumulate):
     """A power of two changes no bit of a gradient that does not vanish."""
-    settings = replace(SETTINGS, accumulate=accumulate)
+    settings = replace(SETTINGS, gradient_accumulation_steps=accumulate)
     plain, scaled = run(settings), run(settings, denoiser=Scaled(2.0**16))
     assert equal(plain[0], scaled[0]) and plain[1] == scaled[1]
 

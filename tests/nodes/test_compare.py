@@ -25,12 +25,12 @@ def graph(comfy, node_classes):
 @pytest.fixture(scope="module")
 def world(playground):
     """The playground, and a change of its text attention that nobody had to train."""
-    from esd_pack.esd.erasure import ErasedWeights
+    from esd_pack.esd.erasure import Erasure
 
     model, clip, vae = playground
     shapes = {name: t.shape for name, t in model.model_state_dict().items() if "attn2.to_v" in name}
     noise = torch.Generator().manual_seed(1)
-    weights = ErasedWeights({name: 0.05 * torch.randn(shape, generator=noise) for name, shape in shapes.items()})
+    weights = Erasure({name: 0.05 * torch.randn(shape, generator=noise) for name, shape in shapes.items()})
     return SimpleNamespace(model=model, clip=clip, vae=vae, weights=weights)
 
 
@@ -198,9 +198,9 @@ class TestRefusals:
         assert outcome.message.startswith("The strengths need weights: connect the weights of Erase")
 
     def test_weights_of_another_family(self, graph, world):
-        from esd_pack.esd.erasure import ErasedWeights
+        from esd_pack.esd.erasure import Erasure
 
-        other = ErasedWeights({"diffusion_model.no.such.weight": torch.zeros(2)})
+        other = Erasure({"diffusion_model.no.such.weight": torch.zeros(2)})
         message = compare(graph, world, weights=other).message
         assert message.startswith("These weights were made for another kind of model")
 

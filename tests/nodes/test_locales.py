@@ -31,7 +31,7 @@ WRITING = {
     "ko": "\uac00-\ud7af",
     "ru": "\u0400-\u04ff",
 }
-LATIN_NAMES = {"ckpt_name", "eta", "checkpointing", "clip", "vae", "cfg", "scheduler", "weights"}
+LATIN_NAMES = {"ckpt_name", "eta", "gradient_checkpointing", "clip", "vae", "cfg", "scheduler", "weights"}
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esd_pack.esd.concepts import Concept
-from esd_pack.esd.erasure import PREFIX, ErasedWeights
+from esd_pack.esd.erasure import PREFIX, Erasure
 from esd_pack.esd.errors import EsdError
 from esd_pack.esd.selection import METHODS
 from esd_pack.esd.settings import Settings, check
@@ -19,7 +19,9 @@ from support.graphs import Graph, slot
 from support.odd_values import COUNTED, FIELDS, NUMBERS, ODD_NUMBERS, ODD_TEXTS, TEXTS, examples_of, outcome, tensors
 from support.outcomes import record
 
-QUICK = Settings(steps=1, walk_steps=2, points_per_walk=2, walk_batch=1, pool=2, width=64, height=64)
+QUICK = Settings(
+    steps=1, num_inference_steps=2, samples_per_trajectory=2, trajectory_batch=1, buffer_size=2, width=64, height=64
+)
 KEYS = ("inputs", "model", "1", "2", "ckpt_name")
 
 
@@ -108,7 +110,10 @@ class TestRuns:
     @pytest.mark.parametrize("prompt", ["(cat:1.5)", "embedding:x", "\u202e\u05d7\u05ea\u05d5\u05dc", "word " * 300])
     def test_a_run_under_an_odd_prompt(self, comfy, playground, node_classes, prompt):
         g = Graph(comfy)
-        g.add("ESDEraseSettings", **{k: getattr(QUICK, k) for k in ("walk_steps", "pool", "width", "height")})
+        g.add(
+            "ESDEraseSettings",
+            **{k: getattr(QUICK, k) for k in ("num_inference_steps", "buffer_size", "width", "height")},
+        )
         concepts = g.add("ESDConcept", concept=prompt)
         erased = g.add(
             "ESDErase", model=g.give(playground[0]), clip=g.give(playground[1]), concepts=concepts,
@@ -129,14 +134,14 @@ class TestWeights:
         from esd_pack.nodes.host.model.apply import apply
 
         before = dict(model.patches)
-        made = outcome(lambda: apply(model, ErasedWeights({PREFIX + n: t for n, t in found.items()}), strength))
+        made = outcome(lambda: apply(model, Erasure({PREFIX + n: t for n, t in found.items()}), strength))
         assert model.patches == before and (made is None or made is not model)
         assert made is None or math.isfinite(strength)
 
     @examples_of(30)
     @given(st.dictionaries(TEXTS, tensors(), max_size=3))
     def test_info_describes_anything(self, node_classes, found):
-        made = outcome(lambda: node_classes["ESDErasureInfo"].execute(ErasedWeights(found)))
+        made = outcome(lambda: node_classes["ESDErasureInfo"].execute(Erasure(found)))
         assert made is None or made.args or made.ui
 
     @examples_of(60)

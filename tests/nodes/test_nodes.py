@@ -59,11 +59,11 @@ def world(graph):
 QUICK = {
     "width": 64,
     "height": 64,
-    "walk_steps": 4,
-    "points_per_walk": 2,
-    "coarse_walks": False,
-    "walk_batch": 2,
-    "pool": 8,
+    "num_inference_steps": 4,
+    "samples_per_trajectory": 2,
+    "strided": False,
+    "trajectory_batch": 2,
+    "buffer_size": 8,
 }
 
 SHORT = {"steps": 4, "learning_rate": 3e-5, "preview_every": 0, "snapshot_every": 0, "start": "start over"}
@@ -209,17 +209,19 @@ class TestErase:
         assert outcome.shown["2"]["images"]
 
     def test_nothing_is_touched_by_a_run(self, graph, world, untouched):
-        assert erase(graph, world, settings={"checkpointing": "on"}).ending == "execution_success"
+        assert erase(graph, world, settings={"gradient_checkpointing": "on"}).ending == "execution_success"
 
     def test_nothing_is_touched_by_a_failed_run(self, graph, world, untouched):
-        outcome = erase(graph, world, method="esd-all", learning_rate=1.0, steps=30, settings={"checkpointing": "on"})
+        outcome = erase(
+            graph, world, method="esd-all", learning_rate=1.0, steps=30, settings={"gradient_checkpointing": "on"}
+        )
         assert outcome.ending == "execution_error"
         assert re.match(r"The loss became (nan|inf) at step \d+, so .* lower the learning rate", outcome.message)
 
     @pytest.mark.parametrize("tick", [2, 6], ids=["walking", "training"])
     def test_nothing_is_touched_by_a_cancelled_run(self, graph, world, untouched, tick):
         with cancelling_at(tick) as seen:
-            outcome = erase(graph, world, settings={"checkpointing": "on"})
+            outcome = erase(graph, world, settings={"gradient_checkpointing": "on"})
         assert (outcome.ending, outcome.node_type) == ("execution_interrupted", "ESDErase")
         assert len(seen) == tick
 
@@ -242,7 +244,10 @@ class TestErase:
         assert values[-1] >= 0.9 * totals[-1]
 
     def test_gradient_checkpointing_changes_nothing(self, graph, world):
-        on, off = (erase(graph, world, settings={"checkpointing": c}, method="esd-all", steps=2) for c in ("on", "off"))
+        on, off = (
+            erase(graph, world, settings={"gradient_checkpointing": c}, method="esd-all", steps=2)
+            for c in ("on", "off")
+        )
         for name, difference in off["weights"].differences.items():
             assert torch.linalg.norm(on["weights"].differences[name] - difference) <= 1e-6 * torch.linalg.norm(
                 difference
@@ -322,7 +327,7 @@ class TestDenoiser:
         from esd_pack.esd.settings import Settings
         from esd_pack.nodes.host.run import erase as host
 
-        plan = host.make_plan(world.model, Settings(width=64, height=64, checkpointing="on"))
+        plan = host.make_plan(world.model, Settings(width=64, height=64, gradient_checkpointing="on"))
         return host.make_denoiser(world.model, plan, lambda samples: None)
 
     @pytest.fixture
@@ -401,11 +406,11 @@ class TestDenoiser:
         from esd_pack.nodes.host.progress import Progress
 
         progress = Progress(10)
-        progress.passed(4)
+        progress.advance(4)
         management.interrupt_current_processing()
         with pytest.raises(management.InterruptProcessingException):
-            progress.passed(4)
-        progress.passed(2)  # the flag is taken
+            progress.advance(4)
+        progress.advance(2)  # the flag is taken
 
     def test_updates_smaller_than_the_network_s_precision_are_kept(self, graph, world):
         """At 1e-6 a weight in bf16 would never move."""
@@ -521,7 +526,7 @@ class TestFiles:
             assert [c["erase"] for c in json.loads(found["esd.concepts"])] == ["cat"]
             assert (found["esd.method"], found["esd.steps"], found["esd.seed"]) == ("esd-x", "4", "0")
             assert float(found["esd.eta"]) == 1.0 and float(found["esd.learning_rate"]) == 3e-5
-            assert json.loads(found["esd.settings"])["walk_steps"] == 4
+            assert json.loads(found["esd.settings"])["num_inference_steps"] == 4
             assert re.fullmatch(r"\d+\.\d+\.\d+", found["esd.version"])
 
     def test_the_base_file_and_its_hash_are_recorded(self, graph):

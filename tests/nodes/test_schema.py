@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
-import sys
 import types
-from typing import Any
 
 import pytest
+
+from support.short_runs import module
 
 SAYING = {"ESDLoadModel", "ESDLoadErasure", "ESDSaveCheckpoint", "ESDSaveErasure", "ESDErasureInfo"}
 RARE = {
@@ -19,14 +20,8 @@ RARE = {
 }
 
 
-def module(name: str) -> Any:
-    """A module of the pack as the host loaded it."""
-    (found,) = [m for key, m in sys.modules.items() if key.endswith(f".nodes.{name}") and "esd_pack" not in key]
-    return found
-
-
 def test_fields_that_a_maker_does_not_take_are_left_out(node_classes):
-    known = module("schema").known
+    known = importlib.import_module("esd_pack.nodes.schema").known
     assert known(lambda a, b=1: None, a=1, c=2) == {"a": 1}
 
 
@@ -61,7 +56,7 @@ def test_rarely_used_inputs_are_marked_where_the_host_folds_them(comfy, object_i
 
 @pytest.mark.parametrize("server", [None, types.SimpleNamespace()])
 def test_a_process_without_routes_gets_none(node_classes, monkeypatch, server):
-    live = module("host.live")
+    live = module("run.status")
     monkeypatch.setattr(live.PromptServer, "instance", server)
     live.add_routes()
     assert not hasattr(server, "esd_routes")

@@ -111,23 +111,25 @@ class Ours:
     denoiser: Any
     conditions: Any
     settings: Any
-    lesson: Any
+    target_spec: Any
 
     def example(self, noise: Tensor, k: int) -> Any:
         """The point that a published walk from that noise to grid index k gives."""
-        from esd_pack.esd.examples import Route, harvest
+        from esd_pack.esd.examples import StepPlan, collect_examples
 
         levels = torch.arange(k + 1)[:, None]
-        sigmas = self.denoiser.sigmas(self.settings.walk_steps)
-        route = Route(levels, levels == k)
-        (example,) = harvest(self.denoiser, self.conditions, [self.lesson], noise, route, sigmas, self.settings)
+        sigmas = self.denoiser.sigmas(self.settings.num_inference_steps)
+        route = StepPlan(levels, levels == k)
+        (example,) = collect_examples(
+            self.denoiser, self.conditions, [self.target_spec], noise, route, sigmas, self.settings
+        )
         return example
 
 
 def ours(case: Case, method: str, erase_from: bool, source: str = "base") -> Ours:
     """Our denoiser and lesson for a case."""
     from esd_pack.esd.concepts import make_concept, prompts_of
-    from esd_pack.esd.examples import lesson
+    from esd_pack.esd.examples import target_spec
     from esd_pack.esd.settings import Settings
     from esd_pack.nodes.host.model.conditioning import encode
     from esd_pack.nodes.host.run.erase import make_denoiser, make_plan
@@ -135,9 +137,9 @@ def ours(case: Case, method: str, erase_from: bool, source: str = "base") -> Our
     settings = Settings(
         method=method,
         eta=ETA,
-        source=source,
-        walk_steps=GRID,
-        walk_guidance=GUIDANCE,
+        sampler_model=source,
+        num_inference_steps=GRID,
+        guidance_scale=GUIDANCE,
         width=SIDE,
         height=SIDE,
         learning_rate=1e-5,
@@ -148,7 +150,7 @@ def ours(case: Case, method: str, erase_from: bool, source: str = "base") -> Our
         table = PromptTable(case.prompts)
         conditions = encode(case.model, table, prompts_of([concept], []), plan.latent_shape, plan.device)
     denoiser = make_denoiser(case.model, plan, lambda samples: None)
-    return Ours(denoiser, conditions, plan.settings, lesson(concept, settings))
+    return Ours(denoiser, conditions, plan.settings, target_spec(concept, settings))
 
 
 def gradients(side: Ours, example: Any) -> tuple[float, dict[str, Tensor]]:

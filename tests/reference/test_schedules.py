@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-QUICK = {"width": 64, "height": 64, "walk_steps": 8, "points_per_walk": 4, "walk_batch": 2, "steps": 2}
+QUICK = {
+    "width": 64,
+    "height": 64,
+    "num_inference_steps": 8,
+    "samples_per_trajectory": 4,
+    "trajectory_batch": 2,
+    "steps": 2,
+}
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def test_scaling_runs(comfy_path, tmp_path):
     tiny = ("--model", "playground", "--latents", "8", "--points", "1", "--repeats", "1", "--batches")
     found = bench(comfy_path, tmp_path, "scaling", "--parts", "calls", "points", *tiny)
     calls, points = found["rows"][:2], found["rows"][2:]
-    assert [row["checkpointing"] for row in calls] == [False, True]
+    assert [row["gradient_checkpointing"] for row in calls] == [False, True]
     assert all(row["training_foretold"] > 0 for row in calls)
     assert all(row["part"] == "points" and row["passes_per_point"] >= 5 for row in points)
 

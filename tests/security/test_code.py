@@ -183,7 +183,14 @@ def test_loading_erasing_saving_and_comparing_do_none_of_it(comfy, node_classes,
     g = Graph(comfy)
     model = g.add("ESDLoadModel", ckpt_name="emoji-world.ckpt")
     clip, vae = slot(model, 1), slot(model, 2)
-    small = {"width": 64, "height": 64, "walk_steps": 2, "points_per_walk": 2, "walk_batch": 1, "pool": 2}
+    small = {
+        "width": 64,
+        "height": 64,
+        "num_inference_steps": 2,
+        "samples_per_trajectory": 2,
+        "trajectory_batch": 1,
+        "buffer_size": 2,
+    }
     erased = g.add(
         "ESDErase", model=model, clip=clip, vae=vae, concepts=g.add("ESDConcept", concept="door"), steps=2,
         preview_every=1, snapshot_every=1, start="start over", settings=g.add("ESDEraseSettings", **small),
@@ -224,19 +231,19 @@ LIES = tuple(itertools.product((0, 1, 7, 2**20, 2**31, 2**40, 2**63 - 1, 2**64 -
 def test_a_safetensors_length_is_checked_before_anything_is_read(tmp_path):
     """Sizes that would not fit into memory are refused at once; the fuzz tests do the same to everything else."""
     from esd_pack.esd.errors import EsdError
-    from esd_pack.esd.files.lazy import opened
+    from esd_pack.esd.files.lazy import open_tensors
     from support.limits import address_space, seconds
 
     path, count = tmp_path / "x.safetensors", 0
     for length, text in LIES:
         path.write_bytes(length.to_bytes(8, "little") + text.encode())
-        with seconds(2), address_space(2**26), pytest.raises(EsdError), opened(path):
+        with seconds(2), address_space(2**26), pytest.raises(EsdError), open_tensors(path):
             pass
         count += 1
     for begin, end, shape in ((0, 2**40, [2**38]), (0, 2**62, [2**60]), (0, 4, [2**62, 0]), (2**40, 2**40 + 4, [1])):
         header = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}}).encode()
         path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 4)
-        with seconds(2), address_space(2**26), pytest.raises(EsdError), opened(path):
+        with seconds(2), address_space(2**26), pytest.raises(EsdError), open_tensors(path):
             pass
         count += 1
     record(

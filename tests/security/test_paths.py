@@ -12,11 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from esd_pack.esd.erasure import PREFIX, ErasedWeights
-from esd_pack.esd.errors import EsdError as OwnError
+from esd_pack.esd.erasure import PREFIX, Erasure
+from esd_pack.esd.errors import EsdError
 from esd_pack.esd.files.atomic import write_atomically, write_folder_atomically
 from support.graphs import Graph, slot
 from support.outcomes import record
+from support.short_runs import module
 
 LAYER = "middle_block.1.transformer_blocks.0.attn2.to_k.weight"
 FORMATS = ("difference", "lora", "official", "diffusers unet", "checkpoint")
@@ -66,18 +67,12 @@ BROKEN = (
 )
 
 
-def module(name):
-    """A module of the pack as the host loaded it."""
-    (found,) = [m for key, m in sys.modules.items() if key.endswith(f".nodes.host.{name}") and "esd_pack" not in key]
-    return found
-
-
 def told(call):
     """What the call gives, or the sentence of its refusal."""
     try:
         return call()
     except ValueError as error:
-        assert type(error).__name__ == "EsdError", repr(error)
+        assert isinstance(error, EsdError), repr(error)
         text = str(error)
         assert text.isprintable() and len(text) < 500 and ": " in text and text.endswith((".", '"')), text
         return text
@@ -125,7 +120,7 @@ def place(comfy_base, playground, node_classes, tmp_path_factory):
     """The host's folders, one outside them with valid weights in it, and weights to save."""
     outside = tmp_path_factory.mktemp("outside")
     change = {PREFIX + LAYER: torch.full(playground[0].model.state_dict()[PREFIX + LAYER].shape, 0.01)}
-    module("folders").register()
+    module("files.folders").register()
     (comfy_base / "models" / "esd").mkdir(exist_ok=True)
     secret = {f"lora_unet_{LAYER.removesuffix('.weight').replace('.', '_')}.diff": change[PREFIX + LAYER]}
     for folder in (outside, comfy_base, comfy_base / "models", comfy_base / "input", comfy_base / "output"):
@@ -133,16 +128,16 @@ def place(comfy_base, playground, node_classes, tmp_path_factory):
     (outside / "secret.txt").write_text("12345678: the secret words of somebody else\n" * 9)
     return SimpleNamespace(
         base=comfy_base, output=comfy_base / "output", models=comfy_base / "models", outside=outside,
-        parts=module("saving").Parts(*playground), weights=ErasedWeights(change, {}),
+        parts=module("files.save").Parts(*playground), weights=Erasure(change, {}),
     )  # fmt: skip
 
 
 def save(place, prefix, form):
     """Write in one of the formats; the path, or the sentence of a refusal."""
-    saving = module("saving")
+    saving = module("files.save")
     if form == "checkpoint":
         return told(lambda: saving.save_checkpoint(prefix, place.parts, None, {}))
-    export = module("exports").Export(place.weights, {}, place.parts.model, 2)
+    export = module("files.export").Export(place.weights, {}, place.parts.model, 2)
     return told(lambda: saving.save_erasure(prefix, export, {}, form))
 
 
@@ -164,7 +159,7 @@ def test_no_file_name_leads_a_saver_out_of_the_output_folder(place, form):
         else:
             assert made[0].exists() and made[0].resolve().is_relative_to(place.output.resolve()), name
             assert str(place.base) not in made[1]
-            module("saving").listing(*made)
+            module("files.save").listing(*made)
         ends["refused in one sentence" if isinstance(made, str) else "written inside the output folder"] += 1
         assert all(disk.listed() == disk.before for disk in disks), name
     assert all(disk.untouched() for disk in disks)
@@ -180,7 +175,7 @@ def test_a_graph_with_such_a_name_is_refused_before_it_runs(comfy, place, name):
 
 
 def test_what_no_windows_file_is_called_is_refused_there(place, monkeypatch):
-    monkeypatch.setattr(module("saving"), "FORBIDDEN", '<>:"|?*')
+    monkeypatch.setattr(module("files.save"), "FORBIDDEN", '<>:"|?*')
     for name in ("a:b", "C:\\x", "x?", "a/<b>", "x|y"):
         assert "no file name can have" in save(place, name, "difference")
     record("names with what Windows forbids or hides, refused as there", 5, "refused in one sentence")
@@ -190,7 +185,7 @@ def test_a_pickle_is_refused_where_the_host_would_run_what_is_in_it(place, monke
     import comfy.utils
 
     monkeypatch.setattr(comfy.utils, "ALWAYS_SAFE_LOAD", False)  # as with PyTorch before 2.4
-    assert "use a safetensors file, or PyTorch 2.4" in told(lambda: module("loading").load("emoji-world.ckpt"))
+    assert "use a safetensors file, or PyTorch 2.4" in told(lambda: module("files.load").load("emoji-world.ckpt"))
 
 
 def unlisted(place):
@@ -216,7 +211,7 @@ def unlisted(place):
 
 
 def test_no_name_opens_what_is_not_in_the_models_folders(place):
-    folders, loading, provenance = module("folders"), module("loading"), module("provenance")
+    folders, loading, provenance = module("files.folders"), module("files.load"), module("files.graph")
     hidden = [Disk(place.outside), Disk(place.base / "input")]
     count = 0
     for name in unlisted(place):
@@ -256,7 +251,14 @@ TEXTS = (
 def train(comfy, place, *words, keep="", **inputs):
     """A training of one step in the host, from the concepts' words to weights."""
     g = Graph(comfy)
-    small = {"width": 64, "height": 64, "walk_steps": 2, "points_per_walk": 2, "walk_batch": 1, "pool": 2}
+    small = {
+        "width": 64,
+        "height": 64,
+        "num_inference_steps": 2,
+        "samples_per_trajectory": 2,
+        "trajectory_batch": 1,
+        "buffer_size": 2,
+    }
     concepts = g.give(())
     for concept in words:
         concepts = g.add("ESDConcept", concept=concept, previous=concepts)
@@ -276,7 +278,7 @@ def test_no_prompt_becomes_the_name_of_a_file(comfy, place):
     outcome = train(comfy, place, *texts[:3], keep="\n".join(texts[3:]))
     assert "weights" in outcome.taken, outcome.message
     runs = sorted((place.output / "esd" / "runs").iterdir())
-    assert runs and all(module("runs")._RUN.fullmatch(p.name) or p.name.startswith("x_0") for p in runs)
+    assert runs and all(module("run.store")._RUN.fullmatch(p.name) or p.name.startswith("x_0") for p in runs)
     assert all(disk.listed() == disk.before for disk in disks) and disks[0].untouched()
     record(
         "concepts and keeps that name files, folders and embeddings elsewhere",
@@ -346,9 +348,9 @@ def test_links_planted_at_the_names_that_are_written(place, link, monkeypatch):
     monkeypatch.setattr(files, "uuid4", lambda: SimpleNamespace(hex="0" * 32))  # as if it could be foreseen
     for target in (victim, place.outside, place.outside / "new"):
         x, y = (link(place.output / f"{n}.{'0' * 8}.{os.getpid()}.esd-partial", target) for n in "xy")
-        with pytest.raises(OwnError, match="could not be written"):
+        with pytest.raises(EsdError, match="could not be written"):
             write_atomically(place.output / "x", lambda to: to.write_text("ours"))
-        with pytest.raises(OwnError, match="could not be written"):
+        with pytest.raises(EsdError, match="could not be written"):
             write_folder_atomically(place.output / "y", lambda to: (to / "new").write_text("ours"))
         x.unlink(missing_ok=True)
         y.unlink(missing_ok=True)
@@ -389,7 +391,7 @@ def load_words(folder):
 
 
 def test_what_is_not_a_run_s_own_is_never_deleted(place, link, monkeypatch):
-    runs = module("runs")
+    runs = module("run.store")
     folder = place.output / "esd" / "runs"
     monkeypatch.setattr(runs, "MOST_BYTES", 0)
     monkeypatch.setattr(runs, "runs_folder", lambda: folder)
@@ -413,7 +415,7 @@ def test_what_is_not_a_run_s_own_is_never_deleted(place, link, monkeypatch):
     link(place.output / dead, place.outside / "secret.txt")
     link(place.output / f"y{dead}", place.outside)
     disk = Disk(place.outside)
-    runs.sweep()
+    runs.delete_partials()
     assert disk.listed() == disk.before
     record("files of others, and links, where old runs and half-written files are deleted", 5, "all there")
 
@@ -425,7 +427,7 @@ def test_a_link_in_a_models_folder_is_read_as_the_host_reads_it_and_tells_nothin
     bad = [
         link(place.models / "esd" / f"bad.{end}", place.outside / "secret.txt") for end in ("safetensors", "pt", "ckpt")
     ]
-    load, path_of = module("interchange").load, module("folders").path_of
+    load, path_of = module("model.network_view").load, module("files.folders").path_of
     found = load(path_of("good.safetensors"), place.parts.model, "auto")
     assert len(found.weights.differences) == 1
     for path in bad:

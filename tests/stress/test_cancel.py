@@ -46,7 +46,7 @@ def ticking(patch, at=0):
 
 def run(world, at=0, **inputs):
     with listening(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module("preview"), "STEPS", 1)
+        patch.setattr(module("run.preview"), "STEPS", 1)
         ticks = ticking(patch, at)
         return world.erase(vae=True, preview_every=2, **inputs), len(ticks)
 

@@ -107,11 +107,11 @@ def test_a_read_only_output_folder(world, disk, whole):
             outcome = world.erase(snapshot_every=1)
         assert bits(outcome) == bits(whole)
         assert "could not be made (Read-only file system)" in told.messages[-1]["words"]
-        module("runs").sweep()  # at the start of a server
+        module("run.cleanup").delete_partials()  # at the start of a server
         assert left.exists()
     finally:
         disk.may_be_written(True)
-    module("runs").sweep()
+    module("run.cleanup").delete_partials()
     assert not left.exists()
     record("an output folder that may not be written to: each save, a run with snapshots, a start with a leftover", len(SAVES) + 2, {  # noqa: E501
         "refused in one sentence": len(SAVES), "trained to the same bits, with a sentence": 1, "started": 1,
@@ -123,9 +123,9 @@ def test_a_leftover_whose_number_another_process_has_now_is_swept(world, whole):
     world.clear()
     left = world.output / f"x.safetensors.12345678.{os.getppid()}.esd-partial"
     left.mkdir()
-    module("runs").sweep()
+    module("run.cleanup").delete_partials()
     assert left.exists()  # the parent may be writing it
     os.utime(left, (1e9, 1e9))
-    module("runs").sweep()
+    module("run.cleanup").delete_partials()
     assert not left.exists()
     record("a leftover of a dead process whose number another process has now", 1, "swept at the next start")

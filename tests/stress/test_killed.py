@@ -12,7 +12,7 @@ import torch
 
 from esd_pack.esd.errors import EsdError
 from esd_pack.esd.files.atomic import write_folder_atomically, writer_of
-from esd_pack.esd.files.lazy import opened
+from esd_pack.esd.files.lazy import open_tensors
 from esd_pack.esd.files.lazy_tensor import in_memory
 from esd_pack.esd.files.safetensors_write import write_safetensors, write_stream
 from esd_pack.esd.settings import Settings
@@ -28,7 +28,7 @@ NEW, OLD = torch.arange(1000.0), torch.zeros(3)
 
 
 def values(path):
-    with opened(path) as file:
+    with open_tensors(path) as file:
         return {name: stored.load().tolist() for name, stored in file.tensors.items()}
 
 
@@ -92,7 +92,7 @@ def test_a_folder_is_whole_or_not_there(tmp_path):
 
 def go_on(path):
     """A run that keeps a snapshot after every step, and goes on from the one that there is."""
-    run = training(Settings(**SHORT, pool=4))
+    run = training(Settings(**SHORT, buffer_size=4))
     if path.exists():
         run.resume(read_snapshot(path, "the run", run.denoiser))
     for _ in run:
@@ -101,7 +101,7 @@ def go_on(path):
 
 
 def test_a_killed_training_goes_on_bit_for_bit(tmp_path):
-    whole = finished(training(Settings(**SHORT, pool=4)))
+    whole = finished(training(Settings(**SHORT, buffer_size=4)))
     size = _size_of_a_snapshot(tmp_path / "size.esd")
     steps = {}
     moments = itertools.chain(
@@ -124,14 +124,14 @@ def test_a_killed_training_goes_on_bit_for_bit(tmp_path):
 
 
 def _size_of_a_snapshot(path):
-    run = training(Settings(**SHORT, pool=4))
+    run = training(Settings(**SHORT, buffer_size=4))
     next(iter(run))
     write_snapshot(run.snapshot(), path, "the run")
     return path.stat().st_size
 
 
 def _resumed(path):
-    run = training(Settings(**SHORT, pool=4))
+    run = training(Settings(**SHORT, buffer_size=4))
     run.resume(read_snapshot(path, "the run", run.denoiser))
     return run
 
@@ -148,7 +148,7 @@ def test_a_killed_reader_of_a_changing_file_is_none(tmp_path):
         torch.save({f"{i}": torch.full((5000,), float(i)) for i in range(4)}, path)
 
         def read(damage=damage):
-            with opened(path) as file:
+            with open_tensors(path) as file:
                 loads = [stored.load for stored in file.tensors.values()]
                 loads[0]().sum()
                 damage()

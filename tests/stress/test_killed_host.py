@@ -42,7 +42,7 @@ def erased(world):
 
 def save(world, erased, kind):
     """By the function that the node calls."""
-    saving, exports = module("saving"), module("exports")
+    saving, exports = module("files.save"), module("files.export")
     model, weights = erased
     if kind in exports.FORMATS:
         export = exports.Export(weights, weights.metadata, world.model, 2)
@@ -79,13 +79,13 @@ def test_in_a_save(world, erased, kind):
         if ending == 0:
             break
         assert ending in DEAD
-        module("runs").sweep()
+        module("run.cleanup").delete_partials()
         assert not leftovers(world.output) and older.read_bytes() == b"older"
         made = [path for path in folder.iterdir() if path != older]
         happened["the whole file" if made else "no file under a name"] += 1
         for path in made:
             files = [p for p in (path.iterdir() if path.is_dir() else [path]) if p.suffix == ".safetensors"]
-            with module("checkpoint").opened(files[0]) as file:
+            with module("files.checkpoint").open_tensors(files[0]) as file:
                 assert file.tensors
             sizes.add(files[0].stat().st_size)
             os.rename(path, world.base / "temp" / f"{path.name}-{moment}")
@@ -97,7 +97,7 @@ def test_in_a_save(world, erased, kind):
 
 def content(path):
     """All values and metadata of a file; the writer puts the latter in any order."""
-    with module("checkpoint").opened(path) as file:
+    with module("files.checkpoint").open_tensors(path) as file:
         return {name: each.load().numpy().tobytes() for name, each in file.tensors.items()}, dict(file.metadata)
 
 
@@ -108,7 +108,7 @@ def run(world, **inputs):
 
 def run_killed_in_pass(world, number):
     """The process kills itself in the n-th network call."""
-    denoiser, calls = module("denoiser").HostDenoiser, itertools.count(1)
+    denoiser, calls = module("model.denoiser").HostDenoiser, itertools.count(1)
     original = denoiser._call
 
     def call(self, *args):
@@ -137,7 +137,7 @@ def test_in_a_training(world):
         else:
             ending = kill(moment, functools.partial(run, world))
         assert ending in DEAD
-        module("runs").sweep()
+        module("run.cleanup").delete_partials()
         assert not leftovers(world.output)
         begun = sum(path.stat().st_size > 0 for path in world.runs.glob("*/*"))
         assert in_child(functools.partial(run, world)) == 0

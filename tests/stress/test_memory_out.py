@@ -41,7 +41,7 @@ def raising(error):
 
 def in_call(patch, error, with_gradients, in_backward=False):
     """Fail in the second network call of a kind, or in its backward, with all that it made still there."""
-    denoiser, calls = module("denoiser").HostDenoiser, []
+    denoiser, calls = module("model.denoiser").HostDenoiser, []
     original = denoiser._call
 
     def call(self, *args):
@@ -104,8 +104,8 @@ def test_it_is_said_in_one_sentence_and_the_next_run_works(world, whole, stage):
 
 BESIDE = {
     "preview": lambda patch, world, error: patch.setattr(type(world.vae), "decode", raising(error)),
-    "snapshot": lambda patch, world, error: patch.setattr(module("runs"), "write_snapshot", raising(error)),
-    "result": lambda patch, world, error: patch.setattr(module("runs"), "save_differences", raising(error)),
+    "snapshot": lambda patch, world, error: patch.setattr(module("run.store"), "write_snapshot", raising(error)),
+    "result": lambda patch, world, error: patch.setattr(module("run.store"), "save_differences", raising(error)),
 }
 
 
@@ -114,7 +114,7 @@ def test_beside_a_training_it_costs_no_training(world, whole, what):
     for error in ERRORS:
         world.clear()
         with undisturbed(world), listening() as told, pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module("preview"), "STEPS", 1)
+            patch.setattr(module("run.preview"), "STEPS", 1)
             BESIDE[what](patch, world, error)
             outcome = world.erase(vae=True, preview_every=2 if what == "preview" else 0, snapshot_every=1)
         assert bits(outcome) == whole
@@ -150,4 +150,4 @@ def test_in_a_save_no_file_is_left(world, kind):
 
 
 def test_the_shortest_run_has_every_stage():
-    assert STEPS >= 3 and SHORT["pool"] < STEPS  # a second walk after the first step
+    assert STEPS >= 3 and SHORT["buffer_size"] < STEPS  # a second walk after the first step

@@ -13,7 +13,7 @@ from support.fakes import FakeDenoiser
 from support.outcomes import record
 from support.small_runs import SHORT, STEPS, assert_same, finished, training
 
-SETTINGS = Settings(**{**SHORT, "points_per_walk": 1, "walk_batch": 1}, coarse_walks=False, pool=1)
+SETTINGS = Settings(**{**SHORT, "samples_per_trajectory": 1, "trajectory_batch": 1}, strided=False, buffer_size=1)
 """As published: every step's examples are made in that step, so that a fault of the base belongs to it."""
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from support.graphs import Graph, Remembering, slot
+from support.graphs import CachedTextEncoder, Graph, slot
 from support.other_plugin import BESIDE, HIDING, IN_PLACE, WITHIN
 from support.outcomes import record
 from support.paths import ROOT
@@ -27,7 +27,7 @@ def world(comfy, node_classes):
     encode = comfy.NODE_CLASS_MAPPINGS["CLIPTextEncode"]()
     with torch.inference_mode():
         prompts = {text: encode.encode(clip, text)[0] for text in ("cat", "")}
-    return SimpleNamespace(host=comfy, model=model, clip=Remembering(clip), vae=vae, prompts=prompts)
+    return SimpleNamespace(host=comfy, model=model, clip=CachedTextEncoder(clip), vae=vae, prompts=prompts)
 
 
 def fresh(world):

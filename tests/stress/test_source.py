@@ -45,7 +45,7 @@ def train(world):
     """As from the page: the loader is in the graph, so that the file is known."""
     graph = world.graph()
     loader = graph.add("CheckpointLoaderSimple", ckpt_name=NAME)
-    settings = graph.add("ESDEraseSettings", **{**QUICK, "walk_steps": 2})
+    settings = graph.add("ESDEraseSettings", **{**QUICK, "num_inference_steps": 2})
     more = {**INPUTS, "steps": 2, "method": "esd-x-strict", "start": "start over"}
     concepts = graph.add("ESDConcept", concept="cat")
     run = graph.add("ESDErase", model=loader, clip=[loader[0], 1], concepts=concepts, settings=settings, **more)
@@ -76,7 +76,7 @@ def erased(world):
 
 
 def test_before_it_is_saved_as_source(world, base, tmp_path):
-    save = module("checkpoint").save_from_source
+    save = module("files.checkpoint").save_from_source
     for damage in DAMAGES.values():
         shutil.copyfile(base.with_name("emoji-world.ckpt"), base)
         damage(base)
@@ -101,7 +101,7 @@ def test_while_it_is_saved_as_source(world, base, tmp_path):
         base.write_bytes(whole)
         endings[name] = in_child(lambda damage=damage: _save_with(world, base, out, damage))
         if name == "deleted":  # the open file stays as it was, and so the saved one is right
-            with module("checkpoint").opened(out) as file:
+            with module("files.checkpoint").open_tensors(out) as file:
                 bias = file.tensors["model.diffusion_model.input_blocks.0.0.bias"].load()
             assert len(file.tensors) > 200 and bias.shape == (320,)
         else:
@@ -114,7 +114,7 @@ def test_while_it_is_saved_as_source(world, base, tmp_path):
 
 def _save_with(world, base, out, damage):
     """Leave the process with 9 when the save is refused with its sentence."""
-    checkpoint = module("checkpoint")
+    checkpoint = module("files.checkpoint")
     original = checkpoint.comfy.lora.calculate_weight
 
     def calculate(*args, **kwargs):

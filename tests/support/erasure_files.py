@@ -147,7 +147,9 @@ OURS = {
         [{"erase": "cat", "erase_from": "", "replace_with": "dog", "weight": 2.0}, {"erase": "fog"}]
     ),
     "esd.keeps": json.dumps([{"prompts": ["dog", "cow"], "weight": 1.0}]),
-    "esd.settings": json.dumps({"walk_steps": 50, "walk_guidance": 3.0, "batch_size": 1, "width": 512, "height": 512}),
+    "esd.settings": json.dumps(
+        {"num_inference_steps": 50, "guidance_scale": 3.0, "batch_size": 1, "width": 512, "height": 512}
+    ),
     "esd.method": "esd-x",
     "esd.eta": "1.0",
     "esd.base_file": "base.ckpt",

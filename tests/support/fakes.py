@@ -95,7 +95,7 @@ def told(prompt: str) -> Condition:
     return Condition({"text": torch.randn((1, WIDTH), generator=random)})
 
 
-class Told(dict):
+class FakeConditions(dict):
     """The condition of any prompt, by prompt."""
 
     def __missing__(self, prompt: str) -> Condition:

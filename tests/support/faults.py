@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from support.graphs import Graph, Outcome
-from support.short_runs import Told, module
+from support.short_runs import EventRecorder, module
 from support.short_runs import erase as queue
 
 try:
@@ -30,13 +30,19 @@ except ImportError:  # Windows
 
 CHECKPOINT = "emoji-world.ckpt"
 STEPS = 3
-SHORT = {"walk_steps": 2, "points_per_walk": 2, "walk_batch": 1, "pool": 2, "coarse_walks": False}
+SHORT = {
+    "num_inference_steps": 2,
+    "samples_per_trajectory": 2,
+    "trajectory_batch": 1,
+    "buffer_size": 2,
+    "strided": False,
+}
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork") or resource is None, reason="needs a system that can fork")
 
 
 @dataclass
-class World:
+class HostFixture:
     """The playground in the host of this process, and the folder that it writes to."""
 
     comfy: Any
@@ -70,20 +76,20 @@ class World:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def make_world(comfy: Any, base: Path) -> World:
+def make_world(comfy: Any, base: Path) -> HostFixture:
     """The world, by the stock loader."""
-    return World(comfy, *comfy.NODE_CLASS_MAPPINGS["CheckpointLoaderSimple"]().load_checkpoint(CHECKPOINT), base)
+    return HostFixture(comfy, *comfy.NODE_CLASS_MAPPINGS["CheckpointLoaderSimple"]().load_checkpoint(CHECKPOINT), base)
 
 
 @contextmanager
-def listening() -> Iterator[Told]:
+def listening() -> Iterator[EventRecorder]:
     """Hear every message about a run, at once."""
     from server import PromptServer
 
-    told = Told()
+    told = EventRecorder()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PromptServer.instance, "send_sync", told.send_sync)
-        patch.setattr(module("live"), "EVERY_SECONDS", 0.0)
+        patch.setattr(module("run.status"), "EVERY_SECONDS", 0.0)
         yield told
 
 
@@ -116,7 +122,7 @@ def _switches() -> dict[str, Any]:
     }
 
 
-def _marks(world: World) -> list[Any]:
+def _marks(world: HostFixture) -> list[Any]:
     """What a run could leave on the host's networks: other methods, hooks, patches, gradients."""
     networks = (world.model.model, world.clip.cond_stage_model, world.vae.first_stage_model)
     parts = [part for network in networks for part in network.modules()]
@@ -126,7 +132,7 @@ def _marks(world: World) -> list[Any]:
 
 
 @contextmanager
-def undisturbed(world: World) -> Iterator[None]:
+def undisturbed(world: HostFixture) -> Iterator[None]:
     """What goes on inside leaves the MODEL, the random states and every switch of torch and the host as they were."""
     switches, marks = _switches(), _marks(world)
     kept = {name: t.clone() for name, t in world.model.model.state_dict().items()}

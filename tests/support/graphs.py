@@ -142,7 +142,7 @@ class Graph:
         )
 
 
-class Remembering:
+class CachedTextEncoder:
     """A CLIP that encodes each prompt once: the real one's answers, kept, as encoding is most of a short run."""
 
     def __init__(self, clip: Any) -> None:

@@ -18,7 +18,12 @@ SEEDS = itertools.count()
 
 def erasing(*concepts: str, **values: Any) -> tuple[list[Any], list[Any]]:
     """Nodes and links of a graph with an Erase node for each concept; its loader is the host's own."""
-    quick = {"walk_steps": 8, "points_per_walk": 8, "walk_batch": 1, "pool": 8}  # the first step comes at once
+    quick = {
+        "num_inference_steps": 8,
+        "samples_per_trajectory": 8,
+        "trajectory_batch": 1,
+        "buffer_size": 8,
+    }  # the first step comes at once
     nodes: list[Any] = [STOCK, (SMALL[0], (0, 520), SMALL[2] | quick)]
     links: list[Any] = []
     settings: dict[str, Any] = {"seed": next(SEEDS)}

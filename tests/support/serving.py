@@ -16,7 +16,14 @@ from safetensors.numpy import load_file
 from commands.graph import new_node as node
 
 CHECKPOINT = "emoji-world.ckpt"
-QUICK = {"width": 64, "height": 64, "walk_steps": 4, "points_per_walk": 2, "walk_batch": 2, "pool": 4}
+QUICK = {
+    "width": 64,
+    "height": 64,
+    "num_inference_steps": 4,
+    "samples_per_trajectory": 2,
+    "trajectory_batch": 2,
+    "buffer_size": 4,
+}
 ERASE, SAVE = "4", "5"
 Prompt = dict[str, dict[str, Any]]
 

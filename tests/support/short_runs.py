@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from typing import Any
 
@@ -13,13 +14,20 @@ NAME = "emoji-world.ckpt"
 STEPS = 6
 
 
-QUICK = {"width": 64, "height": 64, "walk_steps": 4, "points_per_walk": 2, "walk_batch": 2, "pool": 4}
+QUICK = {
+    "width": 64,
+    "height": 64,
+    "num_inference_steps": 4,
+    "samples_per_trajectory": 2,
+    "trajectory_batch": 2,
+    "buffer_size": 4,
+}
 
 
 INPUTS = {"steps": STEPS, "learning_rate": 3e-5, "preview_every": 0, "snapshot_every": 0, "start": "reuse or resume"}
 
 
-class Told:
+class EventRecorder:
     """What the page hears, in the place of the server's messages."""
 
     def __init__(self) -> None:
@@ -43,11 +51,8 @@ class Told:
 
 
 def module(name: str) -> Any:
-    """A module of the pack as the host loaded it."""
-    import sys
-
-    (found,) = [m for key, m in sys.modules.items() if key.endswith(f".nodes.host.{name}") and "esd_pack" not in key]
-    return found
+    """Return a module of nodes/host by its dotted name."""
+    return importlib.import_module(f"esd_pack.nodes.host.{name}")
 
 
 def erase(world, vae=False, keep="", settings=None, concept="cat", **inputs):

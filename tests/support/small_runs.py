@@ -7,7 +7,7 @@ import torch
 from esd_pack.esd.concepts import make_concept, make_keep
 from esd_pack.esd.settings import Settings
 from esd_pack.esd.train import Training
-from support.fakes import FakeDenoiser, Told
+from support.fakes import FakeConditions, FakeDenoiser
 
 CONCEPTS = [make_concept("cat"), make_concept("hat", erase_from="man in a hat")]
 
@@ -18,11 +18,17 @@ KEEPS = [make_keep("dog\nsky", 0.5)]
 STEPS = 7
 
 
-SHORT = {"steps": STEPS, "walk_steps": 8, "points_per_walk": 3, "walk_batch": 2, "learning_rate": 1e-2}
+SHORT = {
+    "steps": STEPS,
+    "num_inference_steps": 8,
+    "samples_per_trajectory": 3,
+    "trajectory_batch": 2,
+    "learning_rate": 1e-2,
+}
 
 
 def training(settings: Settings, denoiser: FakeDenoiser | None = None) -> Training:
-    return Training(denoiser or FakeDenoiser(), Told(), CONCEPTS, KEEPS, settings)
+    return Training(denoiser or FakeDenoiser(), FakeConditions(), CONCEPTS, KEEPS, settings)
 
 
 def outcome(run: Training) -> tuple[list[float], dict[str, torch.Tensor]]:

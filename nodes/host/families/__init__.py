@@ -10,7 +10,7 @@ import torch
 
 from ....esd.erasure import PREFIX
 from ....esd.errors import EsdError
-from ....esd.selection import SDXL_UNET, UNET, Naming
+from ....esd.selection import SDXL_UNET, UNET, LayerNames
 
 NETWORK_PREFIX = PREFIX
 PLAIN_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -21,9 +21,9 @@ class Family:
     """A row of the table: name for the user, selection rules, native size (pixels) and walk guidance."""
 
     name: str
-    naming: Naming
+    layer_names: LayerNames
     native_size: int
-    walk_guidance: float
+    guidance_scale: float
     matches: Callable[[str, dict[str, Any]], bool]
     experimental: bool = False
 
@@ -32,7 +32,7 @@ def _unet(context: int) -> Callable[[str, dict[str, Any]], bool]:
     return lambda kind, config: kind in ("BaseModel", "SDXL") and config.get("context_dim") == context
 
 
-SD3 = Naming(
+SD3 = LayerNames(
     text_attention=(".context_block.attn.",),
     self_attention=(".x_block.attn.", ".x_block.attn2."),
     methods=("esd-x", "esd-u", "esd-all", "selfattn"),

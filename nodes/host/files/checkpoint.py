@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ....esd.errors import EsdError
 from ....esd.files.atomic import write_atomically
-from ....esd.files.lazy import opened
-from ....esd.files.lazy_tensor import StoredFile, StoredTensor
+from ....esd.files.lazy import open_tensors
+from ....esd.files.lazy_tensor import LazyTensor, TensorFile
 from ....esd.files.safetensors_write import write_stream
 from ..families import NETWORK_PREFIX
 
@@ -36,10 +36,10 @@ def save_from_source(path: Path, source: Path | None, model: Any, clip: Any, met
         return "MODEL, CLIP and VAE do not come from one checkpoint file"
     with ExitStack() as stack, torch.inference_mode(False), torch.no_grad():
         try:
-            file = stack.enter_context(opened(source))
+            file = stack.enter_context(open_tensors(source))
         except EsdError as error:  # the host reads more kinds of files than we do; its writer serves them
             return str(error)
-        reason = why_not(file, model, clip)
+        reason = mismatch(file, model, clip)
         if reason is None:
             tensors = {name: _watched(_erased(name, stored, model)) for name, stored in file.tensors.items()}
             kept = {key: value for key, value in file.metadata.items() if key not in GRAPH_KEYS}
@@ -47,7 +47,7 @@ def save_from_source(path: Path, source: Path | None, model: Any, clip: Any, met
     return reason
 
 
-def why_not(file: StoredFile, model: Any, clip: Any) -> str | None:
+def mismatch(file: TensorFile, model: Any, clip: Any) -> str | None:
     """Why a file is not where MODEL and CLIP come from; None when it is, tensor for tensor."""
     if clip is None or clip.patcher.patches:
         return "the CLIP has been changed"
@@ -62,7 +62,7 @@ def why_not(file: StoredFile, model: Any, clip: Any) -> str | None:
     return None
 
 
-def _erased(name: str, stored: StoredTensor, model: Any) -> StoredTensor:
+def _erased(name: str, stored: LazyTensor, model: Any) -> LazyTensor:
     key = name.removeprefix(FILE_PREFIX)
     patches = model.patches.get(key)
     if not patches or not name.startswith(FILE_PREFIX):
@@ -76,7 +76,7 @@ def _erased(name: str, stored: StoredTensor, model: Any) -> StoredTensor:
     return dataclasses.replace(stored, load=load)
 
 
-def _watched(stored: StoredTensor) -> StoredTensor:
+def _watched(stored: LazyTensor) -> LazyTensor:
     def load() -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
         return stored.load()

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ....esd.erasure import ErasedWeights, save_differences
+from ....esd.erasure import Erasure, save_differences
 from ....esd.errors import EsdError
 from ....esd.files.atomic import write_atomically, write_folder_atomically
 from ....esd.files.safetensors_write import write_safetensors, write_stream
@@ -26,7 +26,7 @@ log = logging.getLogger("esd")
 class Export:
     """What is written: weights, metadata, the base MODEL where the format needs one, and the LoRA's size."""
 
-    weights: ErasedWeights
+    weights: Erasure
     metadata: Mapping[str, str]
     model: Any = None
     rank: int = 0
@@ -42,7 +42,7 @@ class Format:
 
 
 def _difference(path: Path, export: Export) -> str:
-    save_differences(ErasedWeights(export.weights.differences, export.metadata), path)
+    save_differences(Erasure(export.weights.differences, export.metadata), path)
     return f"{len(export.weights.differences)} differences"
 
 
@@ -70,7 +70,7 @@ def _official(path: Path, export: Export) -> str:
 def _diffusers_unet(path: Path, export: Export) -> str:
     network = base_network(export.model, export.weights, "a diffusers unet")
     shape = unet_shape(export.model)
-    weights = ErasedWeights(export.weights.differences, export.metadata)
+    weights = Erasure(export.weights.differences, export.metadata)
     write_folder_atomically(path, lambda folder: write_unet(folder, weights, network, shape))
     return f"a whole UNet of {len(network.shapes)} tensors for UNet2DConditionModel.from_pretrained"
 

@@ -13,10 +13,10 @@ import comfy.utils
 import folder_paths
 
 from ....esd.errors import EsdError
-from ....esd.files.lazy import opened
+from ....esd.files.lazy import open_tensors
 from ....esd.files.torch_zip import refuse_bomb
 from ..families import identify
-from ..model.oom import ran_out
+from ..model.oom import is_oom
 from ..parts import is_missing
 from .folders import file_in
 
@@ -78,10 +78,10 @@ def _host_load(path: Path) -> tuple[Any, Any, Any]:
     except comfy.model_management.InterruptProcessingException:
         raise
     except Exception as error:
-        if ran_out(error):
+        if is_oom(error):
             raise
         reason = str(error).strip().partition("\n")[0].replace(str(path), path.name) or type(error).__name__
-        with opened(path):  # says what is wrong with the file itself, if anything is
+        with open_tensors(path):  # says what is wrong with the file itself, if anything is
             raise EsdError(
                 f'"{path.name}" could not be loaded as a checkpoint ({reason}): choose a full checkpoint, or download '
                 "it again."

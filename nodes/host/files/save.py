@@ -18,10 +18,10 @@ import folder_paths
 import torch
 from comfy.cli_args import args
 
-from ....esd.erasure import ErasedWeights
+from ....esd.erasure import Erasure
 from ....esd.errors import EsdError
 from ....esd.files.atomic import write_atomically
-from ..model.oom import shortage_said
+from ..model.oom import translate_oom
 from ..parts import require_parts
 from .checkpoint import save_from_source
 from .export import Export, format_of
@@ -109,7 +109,7 @@ class Parts:
 
 
 def save_checkpoint(
-    prefix: str, parts: Parts, weights: ErasedWeights | None, graph: Mapping[str, str], precision: str = AS_LOADED
+    prefix: str, parts: Parts, weights: Erasure | None, graph: Mapping[str, str], precision: str = AS_LOADED
 ) -> tuple[Path, str]:
     """A full checkpoint with patches baked in; returns its path and a line about it.
 
@@ -121,7 +121,7 @@ def save_checkpoint(
     require_parts(parts.clip, parts.vae)
     path = output_path(prefix, ".safetensors")
     metadata = {**(weights.metadata if weights else {}), **graph}
-    with shortage_said(f"{path.name} was written", _LIGHTER):
+    with translate_oom(f"{path.name} was written", _LIGHTER):
         return path, f"Saved {path.name} {_write_checkpoint(path, parts, metadata, precision)}"
 
 
@@ -165,6 +165,6 @@ def save_erasure(prefix: str, export: Export, graph: Mapping[str, str], form: st
     """The erasure alone in one of the formats; returns its path and a line about it."""
     chosen = format_of(form)
     path = output_path(prefix, chosen.ending)
-    with shortage_said(f"{path.name} was written", _LIGHTER):
+    with translate_oom(f"{path.name} was written", _LIGHTER):
         text = chosen.write(path, replace(export, metadata={**export.metadata, **graph}))
     return path, f"Saved {path.name}: {text}"

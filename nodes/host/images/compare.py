@@ -6,11 +6,11 @@ import math
 import re
 from typing import Any
 
-from ....esd.erasure import ErasedWeights
+from ....esd.erasure import Erasure
 from ....esd.errors import EsdError
 from ..model.apply import apply
 
-WHOLE = "1"
+FULL_STRENGTH = "1"
 """The strengths of a comparison that is no sweep."""
 
 MOST_STRENGTHS = 16
@@ -42,7 +42,7 @@ def _strength(word: str) -> float:
     return strength
 
 
-def models_to_compare(before: Any, after: Any, weights: ErasedWeights | None, strengths: str) -> dict[str, Any]:
+def models_to_compare(before: Any, after: Any, weights: Erasure | None, strengths: str) -> dict[str, Any]:
     """The MODEL of each row by its label: the original, a row a strength where there are weights, then `after`."""
     chosen = strengths_of(strengths)
     if weights is None and after is None:
@@ -50,7 +50,7 @@ def models_to_compare(before: Any, after: Any, weights: ErasedWeights | None, st
             "There is nothing to compare with: connect the erased MODEL to model_after, or the weights of Erase to "
             "weights."
         )
-    if weights is None and chosen != strengths_of(WHOLE):
+    if weights is None and chosen != strengths_of(FULL_STRENGTH):
         raise EsdError(
             "The strengths need weights: connect the weights of Erase or Load Erasure, or set strengths back to 1."
         )

@@ -38,33 +38,33 @@ class SamplerChoice:
 
 
 @dataclass(frozen=True)
-class Shot:
+class Sample:
     """One picture: its prompt, and the seed of its noise."""
 
     prompt: str
     seed: int
 
 
-def shots_of(prompts: Sequence[str], first_seed: int, seeds_per_prompt: int = 1) -> list[Shot]:
+def samples_of(prompts: Sequence[str], first_seed: int, seeds_per_prompt: int = 1) -> list[Sample]:
     """Every prompt with its seeds: they count on from picture to picture, so that no two share their noise."""
     repeated = [prompt for prompt in prompts for _ in range(seeds_per_prompt)]
-    return [Shot(prompt, (first_seed + i) % SEEDS) for i, prompt in enumerate(repeated)]
+    return [Sample(prompt, (first_seed + i) % SEEDS) for i, prompt in enumerate(repeated)]
 
 
 def draw(model: Any, clip: Any, vae: Any, prompts: Sequence[str], choice: SamplerChoice) -> Tensor:
     """One picture a prompt, "b h w c" in 0 ... 1; prompt i starts from the noise of seed + i."""
-    return draw_rows({"": model}, clip, vae, shots_of(prompts, choice.seed), choice)[""]
+    return draw_rows({"": model}, clip, vae, samples_of(prompts, choice.seed), choice)[""]
 
 
 def draw_rows(
-    models: Mapping[str, Any], clip: Any, vae: Any, shots: Sequence[Shot], choice: SamplerChoice
+    models: Mapping[str, Any], clip: Any, vae: Any, samples: Sequence[Sample], choice: SamplerChoice
 ) -> dict[str, Tensor]:
     """The same pictures from each model, "b h w c" in 0 ... 1 by its label; a model that occurs twice draws once."""
     require_parts(clip, vae)
-    conditions = {prompt: _encode(clip, prompt) for prompt in dict.fromkeys(("", *(s.prompt for s in shots)))}
+    conditions = {prompt: _encode(clip, prompt) for prompt in dict.fromkeys(("", *(s.prompt for s in samples)))}
     distinct = {id(model): model for model in models.values()}
-    progress = Progress(len(distinct) * len(shots) * choice.steps)
-    drawn = {key: _draw_one(model, vae, conditions, shots, choice, progress) for key, model in distinct.items()}
+    progress = Progress(len(distinct) * len(samples) * choice.steps)
+    drawn = {key: _draw_one(model, vae, conditions, samples, choice, progress) for key, model in distinct.items()}
     return {label: drawn[id(model)] for label, model in models.items()}
 
 
@@ -72,28 +72,28 @@ def _draw_one(
     model: Any,
     vae: Any,
     conditions: Mapping[str, Any],
-    shots: Sequence[Shot],
+    samples: Sequence[Sample],
     choice: SamplerChoice,
     progress: Progress,
 ) -> Tensor:
     ratio = spatial_ratio(model)
     shape = (model.model.latent_format.latent_channels, choice.height // ratio, choice.width // ratio)
     pictures = []
-    for batch in _batches(shots, conditions):
+    for batch in _batches(samples, conditions):
         latents = _sample(model, conditions, batch, choice, shape, partial(_report, progress, len(batch)))
         pictures.append(vae.decode(latents))
     return torch.cat(pictures)
 
 
-def _batches(shots: Sequence[Shot], conditions: Mapping[str, Any]) -> Iterator[Sequence[Shot]]:
+def _batches(samples: Sequence[Sample], conditions: Mapping[str, Any]) -> Iterator[Sequence[Sample]]:
     """Shots that follow each other and whose prompts have equally many tokens, at most BATCH of them."""
-    for _, alike in groupby(shots, lambda shot: conditions[shot.prompt][0][0].shape[1]):
+    for _, alike in groupby(samples, lambda sample: conditions[sample.prompt][0][0].shape[1]):
         batch = list(alike)
         yield from (batch[first : first + BATCH] for first in range(0, len(batch), BATCH))
 
 
 def _report(progress: Progress, pictures: int, *step: object) -> None:
-    progress.passed(pictures)
+    progress.advance(pictures)
 
 
 def _encode(clip: Any, prompt: str) -> list[Any]:
@@ -104,14 +104,14 @@ def _encode(clip: Any, prompt: str) -> list[Any]:
 def _sample(
     model: Any,
     conditions: Mapping[str, Any],
-    shots: Sequence[Shot],
+    samples: Sequence[Sample],
     choice: SamplerChoice,
     shape: tuple[int, int, int],
     callback: Callable[..., None],
 ) -> Tensor:
-    empty = torch.zeros((len(shots), *shape))
-    noise = torch.cat([comfy.sample.prepare_noise(empty[:1], shot.seed) for shot in shots])
-    positive = _batched([conditions[shot.prompt] for shot in shots])
+    empty = torch.zeros((len(samples), *shape))
+    noise = torch.cat([comfy.sample.prepare_noise(empty[:1], sample.seed) for sample in samples])
+    positive = _batched([conditions[sample.prompt] for sample in samples])
     latents: Tensor = comfy.sample.sample(
         model,
         noise,

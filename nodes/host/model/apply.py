@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from ....esd.erasure import ErasedWeights
+from ....esd.erasure import Erasure
 from ....esd.errors import EsdError
-from ....esd.metadata import number
-from .injected import take_back_layers
+from ....esd.metadata import as_float
+from .injected import restore_injected_layers
 
 
-def apply(model: Any, weights: ErasedWeights, strength: float) -> Any:
+def apply(model: Any, weights: Erasure, strength: float) -> Any:
     """A clone of the MODEL with strength times the differences added to whatever it already carries."""
-    if number(strength) is None:
+    if as_float(strength) is None:
         raise EsdError(
             f"The strength is {strength!r:.30}: it must be a number, 0 for the original and 1 for the erased."
         )
-    take_back_layers(model)
+    restore_injected_layers(model)
     _require_fitting(model, weights)
     erased = model.clone()
     if strength:
@@ -24,7 +24,7 @@ def apply(model: Any, weights: ErasedWeights, strength: float) -> Any:
     return erased
 
 
-def _require_fitting(model: Any, weights: ErasedWeights) -> None:
+def _require_fitting(model: Any, weights: Erasure) -> None:
     own = model.model_state_dict()
     for name, tensor in weights.differences.items():
         if name not in own or own[name].shape != tensor.shape:

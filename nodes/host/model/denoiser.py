@@ -30,52 +30,52 @@ class HostDenoiser:
         latent_shape: tuple[int, ...],
         device: torch.device,
         dtype: torch.dtype,
-        passed: Callable[[int], None],
-        checkpointing: bool = False,
+        on_forward: Callable[[int], None],
+        gradient_checkpointing: bool = False,
     ) -> None:
         """`names` are the trained weights, `dtype` is what layers compute in (`compute_dtype`).
 
         `passed` hears of every network call and may raise to cancel.
         """
         self.network, self.sampling, self.names = network, sampling, list(names)
-        self.latent_shape, self.device, self.passed = latent_shape, device, passed
+        self.latent_shape, self.device, self.on_forward = latent_shape, device, on_forward
         self.dtype = dtype
         self.loss_scale = HALF_LOSS_SCALE if dtype is torch.float16 else 1.0
-        self.places = {name: _place(network, name) for name in names}
-        self.frozen = {name: _read(place) for name, place in self.places.items()}
+        self.slots = {name: _slot(network, name) for name in names}
+        self.frozen = {name: _read(slot) for name, slot in self.slots.items()}
         self.trainable = {
             name: nn.Parameter(t.detach().to(torch.float32, copy=True)) for name, t in self.frozen.items()
         }
-        self.checkpointing = checkpointing
-        self.together = samples_together(latent_shape, device)
+        self.gradient_checkpointing = gradient_checkpointing
+        self.max_batch = max_samples(latent_shape, device)
         self.attention: Callable[..., Tensor] = _differentiable_attention
 
     @contextmanager
     def student(self) -> Iterator[None]:
         """Put the student's weights in place, as layers compute and tracked by autograd, and the base's back."""
         try:
-            for name, place in self.places.items():
-                _write(place, self.trainable[name].to(self.dtype))
-            with _checkpointed(self.network, self.checkpointing and torch.is_grad_enabled()):
+            for name, slot in self.slots.items():
+                _write(slot, self.trainable[name].to(self.dtype))
+            with _checkpointed(self.network, self.gradient_checkpointing and torch.is_grad_enabled()):
                 yield
         finally:
-            for name, place in self.places.items():
-                _write(place, self.frozen[name])
+            for name, slot in self.slots.items():
+                _write(slot, self.frozen[name])
 
     def predict(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """The network's raw output (epsilon, v or velocity), "b c h w", float32, input scaled as it was trained.
 
         Without gradients a large batch goes through in parts of `together` samples.
         """
-        if torch.is_grad_enabled() or x.shape[0] <= self.together:
+        if torch.is_grad_enabled() or x.shape[0] <= self.max_batch:
             return self._call(x, sigma, condition)
-        starts = range(0, x.shape[0], self.together)
-        parts = [slice(start, start + self.together) for start in starts]
+        starts = range(0, x.shape[0], self.max_batch)
+        parts = [slice(start, start + self.max_batch) for start in starts]
         told = [Condition({name: t[part] for name, t in condition.tensors.items()}) for part in parts]
         return torch.cat([self._call(x[p], sigma[p], c) for p, c in zip(parts, told, strict=True)])
 
     def _call(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        self.passed(x.shape[0])
+        self.on_forward(x.shape[0])
         scaled = self.sampling.calculate_input(sigma, x).to(self.dtype)
         timestep = self.sampling.timestep(sigma).float()
         extra = {name: _cast(t, self.dtype) for name, t in condition.tensors.items()}
@@ -103,7 +103,7 @@ class HostDenoiser:
         return {n: (p.detach() - self.frozen[n].float()).cpu() for n, p in self.trainable.items()}
 
 
-def samples_together(latent_shape: tuple[int, ...], device: torch.device) -> int:
+def max_samples(latent_shape: tuple[int, ...], device: torch.device) -> int:
     """How many samples go through the network in one call without gradients, whatever the batch of walks.
 
     On a CPU larger calls stop being faster at about the prompts of one SD1.5 walk, and go on taking more memory.  It
@@ -132,22 +132,22 @@ def timestep_grid(sampling: Any, steps: int) -> Tensor:
     return torch.cat([chosen.float().cpu(), torch.zeros(1)])
 
 
-Place = tuple[nn.Module, str]
+Slot = tuple[nn.Module, str]
 
 
-def _place(network: nn.Module, name: str) -> Place:
+def _slot(network: nn.Module, name: str) -> Slot:
     path, _, leaf = name.rpartition(".")
     return network.get_submodule(path), leaf
 
 
-def _read(place: Place) -> Tensor:
-    value: Tensor = getattr(*place)
+def _read(slot: Slot) -> Tensor:
+    value: Tensor = getattr(*slot)
     return value
 
 
-def _write(place: Place, value: Tensor) -> None:
+def _write(slot: Slot, value: Tensor) -> None:
     # the dict, not the attribute: a module only takes leaves there, and the student's casts are not leaves
-    cast(dict[str, Tensor], place[0]._parameters)[place[1]] = value
+    cast(dict[str, Tensor], slot[0]._parameters)[slot[1]] = value
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -163,27 +163,27 @@ def _differentiable_attention(original: Callable[..., Tensor], *args: Any, **kwa
 @contextmanager
 def _checkpointed(network: nn.Module, on: bool) -> Iterator[None]:
     """Recompute the blocks' activations in backward instead of storing them."""
-    blocks = _recomputed(network) if on else []
+    blocks = _checkpoint_blocks(network) if on else []
     forwards = [block.forward for block in blocks]
     try:
         for block, forward in zip(blocks, forwards, strict=True):
-            block.forward = _recomputing(forward)
+            block.forward = _with_checkpointing(forward)
         yield
     finally:
         for block in blocks:
             del block.forward
 
 
-_RECOMPUTED = ("ResBlock", "SpatialTransformer", "BasicTransformerBlock", "JointBlock")
+CHECKPOINTED_BLOCKS = ("ResBlock", "SpatialTransformer", "BasicTransformerBlock", "JointBlock")
 
 
-def _recomputed(module: nn.Module) -> list[nn.Module]:
+def _checkpoint_blocks(module: nn.Module) -> list[nn.Module]:
     """The blocks recomputed each as a whole: the outermost in the table, but no more than one transformer block."""
-    inside = [block for child in module.children() for block in _recomputed(child)]
-    return [module] if type(module).__name__ in _RECOMPUTED and len(inside) < 2 else inside
+    inside = [block for child in module.children() for block in _checkpoint_blocks(child)]
+    return [module] if type(module).__name__ in CHECKPOINTED_BLOCKS and len(inside) < 2 else inside
 
 
-def _recomputing(forward: Callable[..., Any]) -> Callable[..., Any]:
+def _with_checkpointing(forward: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 

@@ -11,7 +11,7 @@ import torch
 ALL = 1e30
 
 
-def make_room(size: int, device: torch.device, shared: Any = None) -> int:
+def offload_others(size: int, device: torch.device, shared: Any = None) -> int:
     """Let the host unload what it must for `size` free bytes, and return how many are free.
 
     A MODEL whose weights on the device are `shared` stays: a run would have to copy what it takes away.

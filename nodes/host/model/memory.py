@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from ....esd.errors import EsdError
+from ....esd.optimizers import OPTIMIZERS
 from ....esd.settings import Settings
-from .denoiser import samples_together
-from .loaded import make_room
+from .denoiser import max_samples
+from .loaded import offload_others
 from .rehearsal import Stage, sampling_bytes, training_bytes
 from .weights import seen_weights
 
-OPTIMIZER_BYTES: dict[str, Callable[[tuple[int, ...]], float]] = {
-    "adamw": lambda shape: 8 * math.prod(shape),
-    "adamw8bit": lambda shape: 2 * math.prod(shape),
-    # a row and a column for the last two dimensions
-    "adafactor": lambda shape: 4 * math.prod(shape) * (1 / shape[-1] + 1 / shape[-2] if len(shape) > 1 else 1),
-}
-"""Bytes of optimiser state for a trained tensor of a shape."""
-
-LESS = (
+LOWER_MEMORY_HINT = (
     "choose a smaller method (esd-x-strict), the optimiser adafactor, checkpointing on, or a smaller width and height"
 )
 """The cure."""
@@ -34,7 +26,7 @@ MARGIN = 1.1
 
 
 @dataclass(frozen=True)
-class Need:
+class MemoryEstimate:
     """Bytes beyond what is on the device: copied weights, the student and its optimiser, the largest call.
 
     A preview comes between two steps, when a call's memory is free again; a run that has no room for it goes on
@@ -64,18 +56,20 @@ class Need:
         )
 
 
-def estimate(on: Stage, settings: Settings, device: torch.device, checkpointing: bool, streams: int = 1) -> Need:
+def estimate(
+    on: Stage, settings: Settings, device: torch.device, gradient_checkpointing: bool, streams: int = 1
+) -> MemoryEstimate:
     """What a run with these settings takes on the device beside copied weights; keeps are a second stream."""
     shapes = [shape for name, shape in on.weights if name in set(on.names)]
-    prompts = 3 if settings.source == "student" else 2  # of a walk, or of its targets
-    together = min(prompts * settings.walk_batch, samples_together(on.latent, device))
-    called = (training_bytes(on, streams * settings.batch_size, checkpointing), sampling_bytes(on, together))
-    state = sum(map(OPTIMIZER_BYTES[settings.optimizer], shapes))
-    kept = 8 if settings.accumulate > 1 else 4  # gradients outlive a call only where they are added up
-    return Need(student=kept * sum(map(math.prod, shapes)) + int(state), activations=max(called))
+    prompts = 3 if settings.sampler_model == "student" else 2  # of a walk, or of its targets
+    together = min(prompts * settings.trajectory_batch, max_samples(on.latent, device))
+    called = (training_bytes(on, streams * settings.batch_size, gradient_checkpointing), sampling_bytes(on, together))
+    state = sum(map(OPTIMIZERS[settings.optimizer].state_bytes, shapes))
+    kept = 8 if settings.gradient_accumulation_steps > 1 else 4  # gradients outlive a call only where they are added up
+    return MemoryEstimate(student=kept * sum(map(math.prod, shapes)) + int(state), activations=max(called))
 
 
-def roomy(need: Need, model: Any, device: torch.device, dtype: torch.dtype) -> tuple[Need, int]:
+def with_room(need: MemoryEstimate, model: Any, device: torch.device, dtype: torch.dtype) -> tuple[MemoryEstimate, int]:
     """Make room for a run through the host's memory manager; returns the need with its copies, and what is free.
 
     Copied are the weights that are elsewhere, in another dtype, or patched; the others are shared with the MODEL.
@@ -83,13 +77,15 @@ def roomy(need: Need, model: Any, device: torch.device, dtype: torch.dtype) -> t
     weights = seen_weights(model).values()
     copied = [math.prod(w.shape) for w in weights if not w.shares(device, dtype)]
     need = replace(need, copies=sum(copied) * dtype.itemsize)
-    return need, make_room(need.wanted, device, shared=model if len(copied) < len(weights) else None)
+    return need, offload_others(need.wanted, device, shared=model if len(copied) < len(weights) else None)
 
 
-def require(need: Need, free: int, device: torch.device) -> None:
+def ensure_free(need: MemoryEstimate, free: int, device: torch.device) -> None:
     """Raise EsdError with the cure where a run does not fit."""
     if need.total > free:
-        raise EsdError(f"This run needs about {gb(need.total)} on {device} and {gb(free)} are free: {LESS}.")
+        raise EsdError(
+            f"This run needs about {gb(need.total)} on {device} and {gb(free)} are free: {LOWER_MEMORY_HINT}."
+        )
 
 
 def gb(size: int) -> str:

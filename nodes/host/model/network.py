@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ....esd.errors import EsdError
-from ....esd.selection import Weight
+from ....esd.selection import ParameterInfo
 from ..families import NETWORK_PREFIX
 from .weights import seen_weights
 
@@ -103,11 +103,11 @@ def compute_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
 _KINDS: tuple[tuple[type[nn.Module], str], ...] = ((nn.Linear, "linear"), (nn.Conv2d, "conv"))
 
 
-def weights_of(network: nn.Module) -> list[Weight]:
+def weights_of(network: nn.Module) -> list[ParameterInfo]:
     """Every parameter with the kind of its layer, in the network's order."""
     found = []
     for path, module in network.named_modules():
         kind = next((k for cls, k in _KINDS if isinstance(module, cls)), "other")
         for leaf, _ in module.named_parameters(recurse=False):
-            found.append(Weight(f"{path}.{leaf}" if path else leaf, kind))
+            found.append(ParameterInfo(f"{path}.{leaf}" if path else leaf, kind))
     return found

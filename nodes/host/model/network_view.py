@@ -12,7 +12,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ....esd.erasure import ErasedWeights
+from ....esd.erasure import Erasure
 from ....esd.errors import EsdError
 from ....esd.formats.diffusers import UnetShape
 from ....esd.formats.load import Base, Imported, load_erasure
@@ -56,7 +56,7 @@ def load(path: Path, model: Any, interpret: str, base_model: Any = None, base_pa
     return found
 
 
-def base_network(model: Any, weights: ErasedWeights, purpose: str) -> Network:
+def base_network(model: Any, weights: Erasure, purpose: str) -> Network:
     """The network that an erasure is added to when absolute values are written; refuses one that has it already."""
     if model is None:
         raise EsdError(f"{purpose} holds absolute values: connect the MODEL from before erasing to the model input.")

@@ -72,11 +72,11 @@ def stage(
 
 
 @lru_cache(maxsize=64)
-def training_bytes(on: Stage, samples: int, checkpointing: bool) -> int:
+def training_bytes(on: Stage, samples: int, gradient_checkpointing: bool) -> int:
     """The most bytes beyond the weights at once in the student's forward and backward, casts and gradients included."""
     with torch.inference_mode(False), torch.enable_grad():
         denoiser = on.denoiser()
-        denoiser.checkpointing = checkpointing
+        denoiser.gradient_checkpointing = gradient_checkpointing
 
         def both_ways() -> None:
             with denoiser.student():

@@ -13,18 +13,18 @@ from ....esd.files.atomic import writer_of
 from .store import log
 
 
-def sweep() -> None:
+def delete_partials() -> None:
     """Delete what processes that are gone have left half-written in the output folder."""
     for folder, folders, files in os.walk(folder_paths.get_output_directory()):
         for name in (*folders, *files):
             path = Path(folder, name)
             try:
-                _sweep(path)
+                _delete_partial(path)
             except OSError as error:  # a leftover is no reason for the pack not to load
                 log.warning("ESD: %s, left half-written, could not be deleted: %s", name, error)
 
 
-def _sweep(path: Path) -> None:
+def _delete_partial(path: Path) -> None:
     writer = writer_of(path)
     if writer is None or (writer != os.getpid() and _may_be_writing(writer, path)):
         return

@@ -13,23 +13,23 @@ import torch
 
 from ....esd.concepts import Concept, Keep, prompts_of
 from ....esd.denoiser import Condition
-from ....esd.erasure import ErasedWeights
-from ....esd.examples import COARSEST, keep_lessons
+from ....esd.erasure import Erasure
+from ....esd.examples import MIN_STEPS, keep_specs
 from ....esd.selection import select
 from ....esd.settings import Settings, check
-from ....esd.train import Report, Training
+from ....esd.train import StepCallback
 from ..families import identify, native_latent
 from ..files.metadata import origin_of
 from ..model.apply import apply
 from ..model.conditioning import encode
-from ..model.injected import take_back_layers
-from ..model.memory import LESS, estimate, gb, require, roomy
+from ..model.injected import restore_injected_layers
+from ..model.memory import LOWER_MEMORY_HINT, ensure_free, estimate, gb, with_room
 from ..model.network import compute_dtype, require_own_network, require_visible, weights_of
-from ..model.oom import shortage_said
+from ..model.oom import translate_oom
 from ..model.rehearsal import stage
 from ..progress import Progress
 from .gauge import Gauge
-from .monitor import Watch, watched
+from .monitor import MonitorOptions, train_or_reuse
 from .numerics import training_numerics
 from .plan import Job, Plan, make_denoiser
 from .preview import preview_bytes
@@ -42,7 +42,7 @@ class Erased:
     """What a run gives: the erased MODEL, its weights, and the loss of every step."""
 
     model: Any
-    weights: ErasedWeights
+    weights: Erasure
     losses: list[float]
 
 
@@ -53,51 +53,48 @@ def erase_model(
     keeps: Sequence[Keep],
     settings: Settings,
     base: Path | None = None,
-    watch: Watch | None = None,
-    report: Report = lambda step: False,
+    monitor: MonitorOptions | None = None,
+    on_step: StepCallback = lambda step: False,
 ) -> Erased:
     """Erase the concepts from a clone of the MODEL; raises EsdError before any training where it can know.
 
-    With `watch` the run is shown on a node and kept on the disk; without, `report` hears of every step instead.
+    With `monitor` the run is shown on a node and kept on the disk; without, `on_step` hears of every step instead.
     """
     plan = make_plan(model, settings)
-    with shortage_said("the prompts were encoded", "close other programs, then queue again"):
+    with translate_oom("the prompts were encoded", "close other programs, then queue again"):
         conditions = encode(model, clip, prompts_of(concepts, keeps), plan.latent_shape, plan.device)
-    plan = fitted(plan, model, conditions, keeps, watch.vae if watch and watch.preview_every else None)
-    progress = Progress(planned_passes(plan.settings, keeps), watch.node if watch else None)
+    plan = fitted(plan, model, conditions, keeps, monitor.vae if monitor and monitor.preview_every else None)
+    progress = Progress(planned_passes(plan.settings, keeps), monitor.node if monitor else None)
     exact = training_numerics(plan.settings.deterministic)
-    with shortage_said("training", LESS), torch.inference_mode(False), _training_mode(), exact:
+    with translate_oom("training", LOWER_MEMORY_HINT), torch.inference_mode(False), _training_mode(), exact:
         gauge = Gauge(plan.device)
-        denoiser = make_denoiser(model, plan, progress.passed)
-        training = Training(denoiser, conditions, concepts, keeps, plan.settings)
-        job = Job(model, plan, conditions, concepts, keeps, base, denoiser, training, progress, gauge)
-        weights, losses = watched(job, watch) if watch else _plainly(job, report)
-    taken = "" if gauge.peak is None else f", {gb(gauge.peak)} taken where {gb(plan.need.total)} were foretold"
+        denoiser = make_denoiser(model, plan, progress.advance)
+        job = Job(model, plan, conditions, concepts, keeps, base, denoiser, progress, gauge)
+        weights, losses = train_or_reuse(job, monitor) if monitor else _train_headless(job, on_step)
+    taken = "" if gauge.peak is None else f", {gb(gauge.peak)} taken where {gb(plan.need.total)} were estimated"
     log.info("ESD: %d steps, %d network passes, last loss %.3g%s", len(losses), progress.done, losses[-1], taken)
     return Erased(apply(model, weights, 1.0), weights, losses)
 
 
-def _plainly(job: Job, report: Report) -> tuple[ErasedWeights, list[float]]:
+def _train_headless(job: Job, on_step: StepCallback) -> tuple[Erasure, list[float]]:
     origin = origin_of(job.base)
-    for step in job.training:
-        if report(step):
-            break
-    return job.weights(origin), job.training.losses
+    losses = job.train(on_step=on_step).losses
+    return job.weights(origin, len(losses)), losses
 
 
 def make_plan(model: Any, settings: Settings) -> Plan:
     """Check the MODEL and the settings, and choose what is left to choose."""
     family = identify(model)
-    take_back_layers(model)
+    restore_injected_layers(model)
     require_own_network(model)
     check(settings)
-    settings = replace(settings, walk_guidance=settings.walk_guidance or family.walk_guidance)
+    settings = replace(settings, guidance_scale=settings.guidance_scale or family.guidance_scale)
     latent = native_latent(family, model, settings.width, settings.height)
     device = model.load_device
     dtype = _dtype(settings.precision, model, device)
-    names = select(settings.method, weights_of(model.model.diffusion_model), family.naming)
+    names = select(settings.method, weights_of(model.model.diffusion_model), family.layer_names)
     require_visible(model, names)
-    return Plan(family, settings, names, latent, device, dtype, settings.checkpointing == "on")
+    return Plan(family, settings, names, latent, device, dtype, settings.gradient_checkpointing == "on")
 
 
 def fitted(plan: Plan, model: Any, conditions: Mapping[str, Condition], keeps: Sequence[Keep], vae: Any = None) -> Plan:
@@ -109,15 +106,15 @@ def fitted(plan: Plan, model: Any, conditions: Mapping[str, Condition], keeps: S
     shapes = {name: tuple(t.shape) for name, t in longest.tensors.items()}
     on = stage(model, plan.names, plan.latent_shape, plan.device, plan.dtype, shapes)
     preview = preview_bytes(vae, plan.latent_shape, plan.device)
-    choices = (False, True) if plan.settings.checkpointing == "auto" else (plan.checkpointing,)
-    for checkpointing in choices:
-        need = estimate(on, plan.settings, plan.device, checkpointing, streams_of(keeps))
-        need, free = roomy(replace(need, preview=preview), model, plan.device, plan.dtype)
+    choices = (False, True) if plan.settings.gradient_checkpointing == "auto" else (plan.gradient_checkpointing,)
+    for gradient_checkpointing in choices:
+        need = estimate(on, plan.settings, plan.device, gradient_checkpointing, streams_of(keeps))
+        need, free = with_room(replace(need, preview=preview), model, plan.device, plan.dtype)
         if need.total <= free:
             break
     log.info("ESD: %s trains %d tensors; memory needed: %s", plan.settings.method, len(plan.names), need)
-    require(need, free, plan.device)
-    return replace(plan, checkpointing=checkpointing, need=need)
+    ensure_free(need, free, plan.device)
+    return replace(plan, gradient_checkpointing=gradient_checkpointing, need=need)
 
 
 def _dtype(precision: str, model: Any, device: torch.device) -> torch.dtype:
@@ -137,18 +134,24 @@ def _dtype(precision: str, model: Any, device: torch.device) -> torch.dtype:
 
 def streams_of(keeps: Sequence[Keep]) -> int:
     """How many streams of examples a run draws from: one of the concepts, and one of the keeps where they teach."""
-    return 2 if keep_lessons(keeps) else 1
+    return 2 if keep_specs(keeps) else 1
 
 
 def planned_passes(settings: Settings, keeps: Sequence[Keep]) -> int:
     """An estimate of a run's network passes: walks of two prompts, and the student's own (its forward counts)."""
-    drawn = settings.points if not settings.refresh else -(-settings.points // settings.refresh) * settings.pool_size
-    per_walk = min(settings.points_per_walk, settings.walk_steps)
-    if settings.coarse_walks:
-        levels: float = max(per_walk, COARSEST) + 1
+    drawn = (
+        settings.examples
+        if not settings.draws_per_buffer
+        else -(-settings.examples // settings.draws_per_buffer) * settings.examples_per_buffer
+    )
+    per_walk = min(settings.samples_per_trajectory, settings.num_inference_steps)
+    if settings.strided:
+        levels: float = max(per_walk, MIN_STEPS) + 1
     else:
-        levels = settings.walk_steps * per_walk / (per_walk + 1)  # the mean of the last of so many random levels
-    return round(streams_of(keeps) * (drawn / per_walk * 2 * levels + settings.points))
+        levels = (
+            settings.num_inference_steps * per_walk / (per_walk + 1)
+        )  # the mean of the last of so many random levels
+    return round(streams_of(keeps) * (drawn / per_walk * 2 * levels + settings.examples))
 
 
 class _training_mode:

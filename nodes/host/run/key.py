@@ -14,16 +14,19 @@ from torch import Tensor
 
 from ....esd.concepts import Concept, Keep
 from ....esd.denoiser import Condition
+from ....esd.settings import FIELDS, Settings, by_first_name, by_present_name
 
-PROCEDURE = 2
+ALGORITHM_VERSION = 2
 """Counts up when the same inputs would no longer give the same weights."""
 
 
-FREE_OF_EFFECT = ("preset", "checkpointing")
-"""Settings that change nothing in the weights that come out."""
+def _counts(settings: Settings, first_name: str) -> bool:
+    """Whether a setting is part of the key; the runs of version 0.1.0 count as ones with `deterministic` on."""
+    (name,) = by_present_name({first_name: None})
+    return FIELDS[name].affects_result and not (name == "deterministic" and settings.deterministic)
 
 
-def key_of(
+def run_key(
     plan: Any,
     network: torch.nn.Module,
     sampling: Any,
@@ -32,9 +35,9 @@ def key_of(
     keeps: Sequence[Keep],
 ) -> str:
     """A digest of all that the resulting weights depend on, the contents of weights and text embeddings included."""
-    settings = {name: value for name, value in asdict(plan.settings).items() if name not in FREE_OF_EFFECT}
+    settings = {name: value for name, value in by_first_name(plan.settings).items() if _counts(plan.settings, name)}
     about = {
-        "procedure": PROCEDURE,
+        "procedure": ALGORITHM_VERSION,
         "settings": settings,
         "concepts": [asdict(c) for c in concepts],
         "keeps": [asdict(k) for k in keeps],

@@ -11,16 +11,16 @@ from typing import Any
 import comfy.model_management
 import torch
 
-from ....esd.erasure import ErasedWeights
+from ....esd.erasure import Erasure
 from ....esd.errors import EsdError
-from ....esd.train import Step
+from ....esd.train import Step, Training
 from ..files.metadata import origin_of
-from ..model.memory import LESS
-from ..model.oom import shortage_said
+from ..model.memory import LOWER_MEMORY_HINT
+from ..model.oom import translate_oom
 from . import preview
-from .key import key_of
+from .key import run_key
 from .plan import Job
-from .status import Board, Live, board
+from .status import RunRegistry, RunStatus, registry
 from .store import RunFolder
 
 log = logging.getLogger("esd")
@@ -29,7 +29,7 @@ REUSE, RESUME, START_OVER = STARTS = ("reuse or resume", "resume", "start over")
 
 
 @dataclass(frozen=True)
-class Watch:
+class MonitorOptions:
     """How a run is watched; nothing here changes the weights that come out.  A step count of 0 means never."""
 
     preview_every: int = 0
@@ -40,20 +40,23 @@ class Watch:
     workflow: str = ""
 
 
-Result = tuple[ErasedWeights, list[float]]
+Result = tuple[Erasure, list[float]]
 
 
-def watched(job: Job, watch: Watch) -> Result:
+def train_or_reuse(job: Job, monitor: MonitorOptions) -> Result:
     """Train, or take what the disk has of this very run; every ending is told to the page."""
-    live = _live(job, watch)
-    shown = board()
+    live = _live(job, monitor)
+    shown = registry()
     shown.begin(live)
     try:
-        with shortage_said("training", LESS):
+        with translate_oom("training", LOWER_MEMORY_HINT):
             folder = RunFolder(
-                key_of(job.plan, job.denoiser.network, job.denoiser.sampling, job.conditions, job.concepts, job.keeps)
+                run_key(job.plan, job.denoiser.network, job.denoiser.sampling, job.conditions, job.concepts, job.keeps)
             )
-            return _kept(job, watch, shown, live, folder) or Watcher(job, watch, shown, live, folder).train()
+            return (
+                _cached_result(job, monitor, shown, live, folder)
+                or MonitoredRun(job, monitor, shown, live, folder).train()
+            )
     except comfy.model_management.InterruptProcessingException:
         shown.end(live, "stopped")
         raise
@@ -62,13 +65,13 @@ def watched(job: Job, watch: Watch) -> Result:
         raise
 
 
-def _live(job: Job, watch: Watch) -> Live:
+def _live(job: Job, monitor: MonitorOptions) -> RunStatus:
     """A run at its beginning, as the page is told of it."""
-    return Live(
-        watch.node,
-        watch.workflow,
+    return RunStatus(
+        monitor.node,
+        monitor.workflow,
         job.plan.settings.steps,
-        words=str(job.plan),
+        message=str(job.plan),
         device=str(job.plan.device),
         stored=_name(job.model.model.diffusion_model.dtype),
         precision=_precision(job.plan.dtype, job.denoiser.dtype),
@@ -85,68 +88,74 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _kept(job: Job, watch: Watch, shown: Board, live: Live, folder: RunFolder) -> Result | None:
+def _cached_result(
+    job: Job, monitor: MonitorOptions, shown: RunRegistry, live: RunStatus, folder: RunFolder
+) -> Result | None:
     """The result of an earlier run with the same inputs, where it is wanted and there."""
-    found = folder.finished(job.denoiser) if watch.start != START_OVER else None
-    if found is None or (not found.complete and (watch.start == RESUME or folder.went_on())):
+    found = folder.finished(job.denoiser) if monitor.start != START_OVER else None
+    if found is None or (not found.complete and (monitor.start == RESUME or folder.has_newer_snapshot())):
         return None
     live.losses = found.losses
-    words = f"taken from output/esd/runs/{folder.path.name}: trained before with the same inputs"
+    message = f"taken from output/esd/runs/{folder.path.name}: trained before with the same inputs"
     if not found.complete:
-        words += f', and finished early after {len(found.losses)} steps (start: "resume" goes on)'
-    log.info("ESD: %s", words)
-    shown.end(live, "finished", words)
+        message += f', and finished early after {len(found.losses)} steps (start: "resume" continues)'
+    log.info("ESD: %s", message)
+    shown.end(live, "finished", message)
     return found.weights, found.losses
 
 
-class Watcher:
+class MonitoredRun:
     """A training beside which the page is told, previews are drawn and snapshots are kept."""
 
-    def __init__(self, job: Job, watch: Watch, shown: Board, live: Live, folder: RunFolder) -> None:
-        self.job, self.watch, self.shown, self.live, self.folder = job, watch, shown, live, folder
+    def __init__(
+        self, job: Job, monitor: MonitorOptions, shown: RunRegistry, live: RunStatus, folder: RunFolder
+    ) -> None:
+        self.job, self.monitor, self.shown, self.live, self.folder = job, monitor, shown, live, folder
         self.prompts = preview.preview_prompts(job.concepts, job.keeps)
         self.origin = origin_of(job.base)
-        self.troubles: dict[str, str] = {}
+        self.failures: dict[str, str] = {}
+        self.training: Training | None = None
 
     def train(self) -> Result:
-        """Go on from a snapshot or begin; what has been learnt is kept however it ends."""
-        training, total = self.job.training, self.job.plan.settings.steps
-        if self.watch.start != START_OVER and self.folder.resume(training):
-            self._resumed(len(training.losses), total)
-        self.job.progress.total += self._preview_passes(total - len(training.losses))
-        self.live.begin_counting()
+        """Resume from a snapshot or begin; what has been learnt is kept however it ends."""
         try:
-            for step in training:
-                self._after(step)
-                if self.live.finish:
-                    break
+            losses = self.job.train(self._begin, self._after).losses
         except EsdError:
             raise
         except BaseException:
             self._keep_snapshot()
             raise
-        return self._result(complete=len(training.losses) == total)
+        return self._result(losses)
 
-    def _resumed(self, done: int, total: int) -> None:
-        log.info("ESD: going on after step %d of %d", done, total)
-        self.live.losses = list(self.job.training.losses)
+    def _begin(self, training: Training) -> None:
+        self.training, total = training, self.job.plan.settings.steps
+        if self.monitor.start != START_OVER and self.folder.resume(training):
+            self._resumed(training.losses, total)
+        self.job.progress.total += self._preview_passes(total - len(training.losses))
+        self.live.begin_counting()
+
+    def _resumed(self, losses: list[float], total: int) -> None:
+        done = len(losses)
+        log.info("ESD: resumed after step %d of %d", done, total)
+        self.live.losses = list(losses)
         self.job.progress.skip(done / total)
-        self.shown.say(self.live, f"going on after step {done}")
+        self.shown.show_text(self.live, f"resumed after step {done}")
 
     def _preview_passes(self, steps: int) -> int:
-        every = self.watch.preview_every
+        every = self.monitor.preview_every
         return (steps // every + 1) * preview.STEPS * 2 * len(self.prompts) if every else 0
 
-    def _after(self, step: Step) -> None:
+    def _after(self, step: Step) -> bool:
         progress = self.job.progress
         self.live.memory_peak = self.job.gauge.peak
         self.live.passes, self.live.passes_left = progress.done - progress.skipped, progress.total - progress.done
         self.shown.step(self.live, step)
         done, last = step.index + 1, step.index + 1 == step.total
-        if self.watch.preview_every and (done % self.watch.preview_every == 0 or done == 1 or last):
-            self._beside("preview", self._preview)
-        if self.watch.snapshot_every and done % self.watch.snapshot_every == 0 and not last:
+        if self.monitor.preview_every and (done % self.monitor.preview_every == 0 or done == 1 or last):
+            self._best_effort("preview", self._preview)
+        if self.monitor.snapshot_every and done % self.monitor.snapshot_every == 0 and not last:
             self._keep_snapshot()
+        return self.live.finish
 
     def _preview(self) -> None:
         start = time.monotonic()
@@ -155,49 +164,51 @@ class Watcher:
             self.job.conditions,
             self.prompts,
             self.job.model.model.latent_format,
-            self.watch.vae,
+            self.monitor.vae,
         )
         seconds = time.monotonic() - start
-        usual = f"a preview takes {seconds:.1f} s, every {self.watch.preview_every} steps"
-        self.live.words = self._told() or usual
+        usual = f"a preview takes {seconds:.1f} s, every {self.monitor.preview_every} steps"
+        self.live.message = self._failure_text() or usual
         self.shown.show(self.live, pictures)
 
     def _keep_snapshot(self) -> None:
-        self._beside("snapshot", lambda: self.folder.keep_snapshot(self.job.training))
+        training = self.training
+        if training is not None:
+            self._best_effort("snapshot", lambda: self.folder.keep_snapshot(training))
 
-    def _result(self, complete: bool) -> Result:
-        weights, losses = self.job.weights(self.origin), self.job.training.losses
+    def _result(self, losses: list[float]) -> Result:
+        weights, complete = self.job.weights(self.origin, len(losses)), len(losses) == self.job.plan.settings.steps
         if not complete:
             self._keep_snapshot()
-        self._beside("result", lambda: self.folder.keep_result(weights, losses, complete))
+        self._best_effort("result", lambda: self.folder.keep_result(weights, losses, complete))
         early = "" if complete else f"finished early, after step {len(losses)}"
-        words = "; ".join(filter(None, (early, self._told()))) or self.live.words
-        self.shown.end(self.live, "finished", words)
+        message = "; ".join(filter(None, (early, self._failure_text()))) or self.live.message
+        self.shown.end(self.live, "finished", message)
         return weights, losses
 
-    def _beside(self, what: str, work: Callable[[], None]) -> None:
+    def _best_effort(self, what: str, work: Callable[[], None]) -> None:
         """Do what is worth less than the training: where it fails that is told until it succeeds, and ends nothing."""
-        before = self.troubles.pop(what, None)
-        cost, cure = _BESIDE[what]
+        before = self.failures.pop(what, None)
+        cost, cure = SIDE_TASKS[what]
         try:
-            with shortage_said(f"the {what} was made", cure):
+            with translate_oom(f"the {what} was made", cure):
                 work()
         except comfy.model_management.InterruptProcessingException:
             raise
         except Exception as error:  # noqa: BLE001 - a VAE or an optimiser may raise anything
             reason = str(error) if isinstance(error, EsdError | OSError) else f"{type(error).__name__}: {error}"
-            self.troubles[what] = f"{cost}: {reason:.300}"
-            log.warning("ESD: %s", self.troubles[what])  # words alone: the error holds the whole run
-        if before or self.troubles:
-            self.live.words = self._told() or self.live.words.replace(before or "", "")
+            self.failures[what] = f"{cost}: {reason:.300}"
+            log.warning("ESD: %s", self.failures[what])  # words alone: the error holds the whole run
+        if before or self.failures:
+            self.live.message = self._failure_text() or self.live.message.replace(before or "", "")
 
-    def _told(self) -> str:
-        return " ".join(self.troubles.values())
+    def _failure_text(self) -> str:
+        return " ".join(self.failures.values())
 
 
-_BESIDE = {
-    "preview": ("there is no preview", "set preview_every to 0, or connect no VAE"),
-    "snapshot": ("nothing new is kept to go on from", "close other programs, or set snapshot_every to 0"),
-    "result": ("the result is not kept for another time", "save it with Save Erasure"),
+SIDE_TASKS = {
+    "preview": ("preview failed", "set preview_every to 0, or connect no VAE"),
+    "snapshot": ("snapshot failed", "close other programs, or set snapshot_every to 0"),
+    "result": ("the result is not cached", "save it with Save Erasure"),
 }
 """What goes on beside a training: what it costs when it fails, and the cure where memory ran out."""

@@ -12,13 +12,13 @@ import torch
 
 from ....esd.concepts import Concept, Keep
 from ....esd.denoiser import Condition
-from ....esd.erasure import ErasedWeights
+from ....esd.erasure import Erasure
 from ....esd.settings import Settings
-from ....esd.train import Training
+from ....esd.train import StepCallback, Training, erase
 from ..families import NETWORK_PREFIX, Family
 from ..files.metadata import Origin, run_metadata
 from ..model.denoiser import HostDenoiser
-from ..model.memory import Need
+from ..model.memory import MemoryEstimate
 from ..model.network import compute_dtype, private_network
 from ..progress import Progress
 from .gauge import Gauge
@@ -34,13 +34,13 @@ class Plan:
     latent_shape: tuple[int, int, int]
     device: torch.device
     dtype: torch.dtype
-    checkpointing: bool = False
-    need: Need = Need()
+    gradient_checkpointing: bool = False
+    need: MemoryEstimate = MemoryEstimate()
     """Known when the prompts are encoded."""
 
     def __str__(self) -> str:
         """One line for the node."""
-        return f"{self.family.name}, {len(self.names)} tensors learn; needs {self.need}"
+        return f"{self.family.name}, {len(self.names)} tensors are trained; needs {self.need}"
 
 
 @dataclass(frozen=True)
@@ -54,19 +54,25 @@ class Job:
     keeps: Sequence[Keep]
     base: Path | None
     denoiser: HostDenoiser
-    training: Training
     progress: Progress
     gauge: Gauge
 
-    def weights(self, origin: Origin) -> ErasedWeights:
-        """What has been learnt so far, as differences under the host's names; `origin` is what the base was."""
+    def train(
+        self,
+        on_start: Callable[[Training], object] = lambda training: None,
+        on_step: StepCallback = lambda step: False,
+    ) -> Training:
+        """Train the denoiser's student (`esd.train.erase`)."""
+        return erase(self.denoiser, self.conditions, self.concepts, self.plan.settings, self.keeps, on_start, on_step)
+
+    def weights(self, origin: Origin, done: int) -> Erasure:
+        """Return what was learnt in the `done` steps, under the host's names; `origin` is what the base was."""
         differences = {NETWORK_PREFIX + name: t for name, t in self.denoiser.difference().items()}
-        done = len(self.training.losses)
         about = run_metadata(self.concepts, self.keeps, self.plan.settings, self.plan.family, origin, done)
-        return ErasedWeights(differences, about)
+        return Erasure(differences, about)
 
 
-def make_denoiser(model: Any, plan: Plan, passed: Callable[[int], None]) -> HostDenoiser:
+def make_denoiser(model: Any, plan: Plan, on_forward: Callable[[int], None]) -> HostDenoiser:
     """The denoiser of a plan; call it outside inference mode."""
     return HostDenoiser(
         private_network(model, plan.device, plan.dtype),
@@ -75,8 +81,8 @@ def make_denoiser(model: Any, plan: Plan, passed: Callable[[int], None]) -> Host
         plan.latent_shape,
         plan.device,
         compute_dtype(plan.dtype, plan.device),
-        passed,
-        plan.checkpointing,
+        on_forward,
+        plan.gradient_checkpointing,
     )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ....esd.concepts import NULL_PROMPT, Concept, Keep
 from ....esd.denoiser import Condition, Denoiser
-from ....esd.trajectory import walk
+from ....esd.trajectory import cfg_trajectory
 from ..model.loaded import end_streaming, unload
 from ..parts import is_missing
 
@@ -39,8 +39,8 @@ def draw_previews(
     sigmas = denoiser.sigmas(STEPS)[:-1, None].to(denoiser.device).expand(-1, len(prompts))
     told = [conditions[prompt] for prompt in prompts.values()]
     with torch.no_grad(), denoiser.student():
-        *_, last = walk(denoiser, noise.to(denoiser.device), conditions[NULL_PROMPT], told, sigmas, GUIDANCE)
-        guided = last.null + GUIDANCE * (last.conditional - last.null)
+        *_, last = cfg_trajectory(denoiser, noise.to(denoiser.device), conditions[NULL_PROMPT], told, sigmas, GUIDANCE)
+        guided = last.uncond + GUIDANCE * (last.cond - last.uncond)
         latents = denoiser.denoised(guided, last.x, last.sigma)
     pictures = (
         decoded(vae, latent_format.process_out(latents)) if not is_missing(vae) else rough(latents, latent_format)

@@ -29,7 +29,7 @@ EVERY_SECONDS = 0.25
 
 
 @dataclass
-class Live:
+class RunStatus:
     """One run as the page sees it.  `losses` holds every step's; a message carries those that are new."""
 
     node: str
@@ -37,7 +37,7 @@ class Live:
     total: int
     id: str = field(default_factory=lambda: uuid4().hex)
     state: str = "running"
-    words: str = ""
+    message: str = ""
     losses: list[float] = field(default_factory=list)
     previews: list[dict[str, str]] = field(default_factory=list)
     finish: bool = False
@@ -67,7 +67,7 @@ class Live:
             "node": self.node,
             "workflow": self.workflow,
             "state": self.state,
-            "words": self.words,
+            "words": self.message,
             "step": len(self.losses),
             "total": self.total,
             "first": first,
@@ -83,15 +83,15 @@ class Live:
         }
 
 
-class Board:
+class RunRegistry:
     """The runs of this server: those that are on, and the last ones that ended."""
 
     def __init__(self, server: Any) -> None:
         """`server` is the host's PromptServer; where there is none, or none that can send, nobody is told."""
         self.server = server
-        self.runs: deque[Live] = deque(maxlen=REMEMBERED)
+        self.runs: deque[RunStatus] = deque(maxlen=REMEMBERED)
 
-    def begin(self, live: Live) -> Live:
+    def begin(self, live: RunStatus) -> RunStatus:
         """Put up a run; the one that the same node of the same workflow had before goes."""
         same = [r for r in self.runs if (r.node, r.workflow) == (live.node, live.workflow) and r.state != "running"]
         for each in same:
@@ -100,7 +100,7 @@ class Board:
         self.tell(live)
         return live
 
-    def tell(self, live: Live, with_previews: bool = False) -> None:
+    def tell(self, live: RunStatus, with_previews: bool = False) -> None:
         """Send what is new of a run to every page."""
         message = live.as_json(live.sent)
         live.sent, live.sent_at = len(live.losses), time.monotonic()
@@ -109,40 +109,40 @@ class Board:
         if self.server is not None:
             self.server.send_sync(EVENT, message)
 
-    def step(self, live: Live, step: Step) -> None:
+    def step(self, live: RunStatus, step: Step) -> None:
         """Add a step, and send it now or with the next ones."""
         live.losses.append(step.loss)
         if time.monotonic() - live.sent_at >= EVERY_SECONDS:
             self.tell(live)
 
-    def say(self, live: Live, words: str) -> None:
+    def show_text(self, live: RunStatus, message: str) -> None:
         """Show words under the chart."""
-        live.words = words
+        live.message = message
         self.tell(live)
 
-    def end(self, live: Live, state: str, words: str = "") -> None:
+    def end(self, live: RunStatus, state: str, message: str = "") -> None:
         """`state` is finished, stopped or failed."""
-        live.state, live.words, live.ended = state, words or live.words, time.monotonic()
+        live.state, live.message, live.ended = state, message or live.message, time.monotonic()
         self.tell(live)
 
-    def show(self, live: Live, previews: Sequence[dict[str, str]]) -> None:
+    def show(self, live: RunStatus, previews: Sequence[dict[str, str]]) -> None:
         """Replace the previews: label, prompt (its beginning) and JPEG as base64 each."""
         live.previews = [{**each, "prompt": each["prompt"][:LONGEST_PROMPT]} for each in previews]
         self.tell(live, with_previews=True)
 
-    def running(self, id_: str) -> Live | None:
+    def running(self, id_: str) -> RunStatus | None:
         """The run of that id, if it is on."""
         return next((run for run in self.runs if run.id == id_ and run.state == "running"), None)
 
 
-def board() -> Board:
+def registry() -> RunRegistry:
     """This server's board; made with its first use."""
     server: Any = getattr(PromptServer, "instance", None)
     if not hasattr(server, "send_sync"):
-        return Board(None)
+        return RunRegistry(None)
     if not hasattr(server, "esd_board"):
-        server.esd_board = Board(server)
-    found: Board = server.esd_board
+        server.esd_registry = RunRegistry(server)
+    found: RunRegistry = server.esd_registry
     return found
 
 
@@ -155,11 +155,13 @@ def add_routes() -> None:
 
     @server.routes.get("/esd/runs")
     async def runs(request: web.Request) -> web.Response:
-        return web.json_response({"runs": [{**run.as_json(), "previews": run.previews} for run in list(board().runs)]})
+        return web.json_response(
+            {"runs": [{**run.as_json(), "previews": run.previews} for run in list(registry().runs)]}
+        )
 
     @server.routes.post("/esd/runs/{id}/finish")
     async def finish(request: web.Request) -> web.Response:
-        run = board().running(request.match_info["id"])
+        run = registry().running(request.match_info["id"])
         if run is None:
             return web.json_response({"error": "This run is not on any more."}, status=404)
         run.finish = True

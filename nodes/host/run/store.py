@@ -14,9 +14,9 @@ from pathlib import Path
 import folder_paths
 
 from ....esd.denoiser import Denoiser
-from ....esd.erasure import ErasedWeights, lora_key, save_differences
+from ....esd.erasure import Erasure, lora_key, save_differences
 from ....esd.errors import EsdError
-from ....esd.files.lazy import opened
+from ....esd.files.lazy import open_tensors
 from ....esd.snapshot import read_snapshot, write_snapshot
 from ....esd.train import Training
 from ..families import NETWORK_PREFIX
@@ -35,7 +35,7 @@ MOST_BYTES = 10 * 2**30
 class Finished:
     """The kept result of a run; `complete` unless the user finished it early."""
 
-    weights: ErasedWeights
+    weights: Erasure
     losses: list[float]
     complete: bool
 
@@ -52,7 +52,7 @@ class RunFolder:
         if not self.result.is_file():
             return None
         try:
-            with opened(self.result) as file:
+            with open_tensors(self.result) as file:
                 if file.metadata.get("run.key") != self.key:
                     raise EsdError("it belongs to another run")
                 names = {NETWORK_PREFIX + name: tuple(p.shape) for name, p in denoiser.trainable.items()}
@@ -60,7 +60,7 @@ class RunFolder:
                 if any(stored[name].shape != shape for name, shape in names.items()):
                     raise EsdError("its weights have other shapes")
                 metadata = {k: v for k, v in file.metadata.items() if not k.startswith("run.")}
-                weights = ErasedWeights({name: each.load() for name, each in stored.items()}, metadata)
+                weights = Erasure({name: each.load() for name, each in stored.items()}, metadata)
                 losses = [float(value) for value in json.loads(file.metadata["run.losses"])]
                 return Finished(weights, losses, file.metadata["run.complete"] == "yes")
         except (EsdError, KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
@@ -69,7 +69,7 @@ class RunFolder:
                 f"output/esd/runs/{self.path.name}."
             ) from error
 
-    def went_on(self) -> bool:
+    def has_newer_snapshot(self) -> bool:
         """Whether a run that was finished early has been gone on with, and stopped, since."""
         return self.snapshot.is_file() and self.snapshot.stat().st_mtime_ns > self.result.stat().st_mtime_ns
 
@@ -87,14 +87,14 @@ class RunFolder:
             self._make()
             write_snapshot(snapshot, self.snapshot, self.key)
 
-    def keep_result(self, weights: ErasedWeights, losses: Sequence[float], complete: bool) -> None:
+    def keep_result(self, weights: Erasure, losses: Sequence[float], complete: bool) -> None:
         """Write the result; a finished run needs its snapshot no more.  Raises EsdError where the disk refuses."""
         self._make()
         about = {"run.key": self.key, "run.losses": json.dumps(losses), "run.complete": "yes" if complete else "no"}
-        save_differences(ErasedWeights(weights.differences, {**weights.metadata, **about}), self.result)
+        save_differences(Erasure(weights.differences, {**weights.metadata, **about}), self.result)
         if complete:
             self.snapshot.unlink(missing_ok=True)
-        make_room(self.path)
+        evict_oldest(self.path)
 
     def _make(self) -> None:
         require_own(self.path)
@@ -112,7 +112,7 @@ def runs_folder() -> Path:
     return Path(folder_paths.get_output_directory()) / "esd" / "runs"
 
 
-def make_room(newest: Path) -> None:
+def evict_oldest(newest: Path) -> None:
     """Delete the oldest runs until the rest takes no more than MOST_BYTES; what else lies among them stays."""
     others = sorted((p for p in newest.parent.iterdir() if _is_run(p) and p != newest), key=_age, reverse=True)
     taken = _size(newest)

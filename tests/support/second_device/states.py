@@ -21,7 +21,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
-sys.path[:0] = [str(ROOT), str(HERE), str(HERE.parent)]
+sys.path[:0] = [str(ROOT), str(HERE), str(HERE.parents[1])]
 
 import second_device  # noqa: E402
 import torch  # noqa: E402
@@ -29,9 +29,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
 
 from commands import inprocess  # noqa: E402
 from lab.launch import base  # noqa: E402
-from support.graphs import Graph, Remembering, slot  # noqa: E402
+from support.graphs import CachedTextEncoder, Graph, slot  # noqa: E402
 
-QUICK = {"width": 64, "height": 64, "walk_steps": 4, "points_per_walk": 2, "walk_batch": 2, "pool": 4, "steps": 2}
+QUICK = {
+    "width": 64,
+    "height": 64,
+    "num_inference_steps": 4,
+    "samples_per_trajectory": 2,
+    "trajectory_batch": 2,
+    "buffer_size": 4,
+    "steps": 2,
+}
 KEPT = {"preview_every": 0, "snapshot_every": 0, "start": "start over"}
 RESIDENCY = {
     "resident": (None, False),
@@ -89,7 +97,7 @@ class World:
         with torch.inference_mode():
             loader = self.nodes.CheckpointLoaderSimple()
             self.model, self.real_clip, self.vae = loader.load_checkpoint(base.CHECKPOINT)
-            self.clip = Remembering(self.real_clip)
+            self.clip = CachedTextEncoder(self.real_clip)
         self.as_loaded = self.bits()
         self.left_by_the_host = self._left_by_the_host()
 
@@ -98,15 +106,15 @@ class World:
         (found,) = [m for key, m in sys.modules.items() if key.endswith(f".{name}") and str(ROOT) in key]
         return found
 
-    def erase(self, model: Any = None, clip: Any = None, watch: Any = None, **changes: Any) -> Any:
+    def erase(self, model: Any = None, clip: Any = None, monitor: Any = None, **changes: Any) -> Any:
         """A run of two steps: concepts and keeps in words, settings by name."""
         concepts = self.module("esd.concepts")
         chosen = changes.pop("concepts", [concepts.make_concept("cat")])
         keeps = [concepts.make_keep(text, 1.0) for text in changes.pop("keeps", [])]
         settings = self.module("esd.settings").Settings(**{**QUICK, **changes})
-        erase = self.module("nodes.host.erase")
+        erase = self.module("nodes.host.run.erase")
         with self.set(erase, "fitted", self._noting(erase.fitted)):
-            return erase.erase_model(model or self.model, clip or self.clip, chosen, keeps, settings, watch=watch)
+            return erase.erase_model(model or self.model, clip or self.clip, chosen, keeps, settings, monitor=monitor)
 
     def _noting(self, fitted: Callable[..., Any]) -> Callable[..., Any]:
         """Keep what memory was foretold, and what was on the device when the run began."""
@@ -119,9 +127,9 @@ class World:
 
         return note
 
-    def watch(self, **changes: Any) -> Any:
+    def monitor(self, **changes: Any) -> Any:
         """How the run is watched."""
-        return self.module("nodes.host.watch").Watch(**{**KEPT, "node": "1", **changes})
+        return self.module("nodes.host.run.monitor").MonitorOptions(**{**KEPT, "node": "1", **changes})
 
     def concept(self, *words: str) -> Any:
         """A concept from its words."""
@@ -159,7 +167,7 @@ class World:
 
     def clear(self) -> None:
         """What the host does at the end of a node and of a prompt, and nothing loaded, on neither device."""
-        self.module("nodes.host.loaded").end_streaming()
+        self.module("nodes.host.model.loaded").end_streaming()
         self.management.unload_all_models()
         self.management.free_memory(1e30, torch.device("cpu"))
         gc.collect()
@@ -198,17 +206,17 @@ simple("esd-x, nothing loaded before")
 simple("esd-x-strict", method="esd-x-strict")
 simple("esd-u", method="esd-u", steps=1)
 simple("keeps", keeps=["dog\nhouse"])
-simple("checkpointing on", checkpointing="on")
-simple("batch 2, accumulate 2", batch_size=2, accumulate=2)
-simple("student as source", source="student", pool=1, points_per_walk=1, steps=3)
+simple("checkpointing on", gradient_checkpointing="on")
+simple("batch 2, accumulate 2", batch_size=2, gradient_accumulation_steps=2)
+simple("student as source", sampler_model="student", buffer_size=1, samples_per_trajectory=1, steps=3)
 simple("optimiser adafactor", optimizer="adafactor")
 simple("precision bf16", precision="bf16")
 simple("precision fp16", precision="fp16", steps=1)
 
 
-LARGE = {"width": 256, "height": 256, "walk_batch": 1, "pool": 2}
+LARGE = {"width": 256, "height": 256, "trajectory_batch": 1, "buffer_size": 2}
 simple("256 pixels", **LARGE)
-simple("256 pixels, checkpointing on, batch 2", **{**LARGE, "checkpointing": "on", "batch_size": 2})
+simple("256 pixels, checkpointing on, batch 2", **{**LARGE, "gradient_checkpointing": "on", "batch_size": 2})
 simple("256 pixels, esd-u, adafactor", **{**LARGE, "method": "esd-u", "optimizer": "adafactor"})
 
 
@@ -244,7 +252,7 @@ def _(world: World) -> Any:
 @state("several concepts")
 def _(world: World) -> Any:
     concepts = [world.concept(word) for word in ("cat", "dog", "sepia style")]
-    return world.erase(concepts=concepts, batch_size=2, accumulate=2).weights.differences
+    return world.erase(concepts=concepts, batch_size=2, gradient_accumulation_steps=2).weights.differences
 
 
 @state("a KSampler before, on the same MODEL")
@@ -346,12 +354,14 @@ def _(world: World) -> Any:
 def previewed(world: World) -> Any:
     """The differences, and the last previews' pictures."""
     seen: list[Any] = []
-    live = world.module("nodes.host.live")
-    show = live.Board.show
-    with world.set(live.Board, "show", lambda self, run, pictures: (seen.append(pictures), show(self, run, pictures))):
-        erased = world.erase(watch=world.watch(preview_every=1, vae=world.vae), keeps=["dog"])
+    live = world.module("nodes.host.run.status")
+    show = live.RunRegistry.show
+    with world.set(
+        live.RunRegistry, "show", lambda self, run, pictures: (seen.append(pictures), show(self, run, pictures))
+    ):
+        erased = world.erase(monitor=world.monitor(preview_every=1, vae=world.vae), keeps=["dog"])
     jpegs = [picture["jpeg"] for picture in seen[-1]]
-    assert len(jpegs) == 2 and "there is no preview" not in live.board().runs[-1].words
+    assert len(jpegs) == 2 and "there is no preview" not in live.registry().runs[-1].words
     return erased.weights.differences, torch.tensor([hash_of(each) for each in jpegs])
 
 
@@ -379,7 +389,7 @@ class Stop(Exception):
 @state("a snapshot, and the run gone on with")
 def _(world: World) -> Any:
     train = world.module("esd.train")
-    step, made = train.gradients, []
+    step, made = train.accumulate_gradients, []
 
     def failing(*args: Any) -> Any:
         made.append(1)
@@ -388,26 +398,26 @@ def _(world: World) -> Any:
         return step(*args)
 
     shutil.rmtree(world.output / "esd" / "runs", ignore_errors=True)  # or an earlier residency's result would do
-    with suppress(Stop), world.set(train, "gradients", failing):
-        world.erase(watch=world.watch(start="resume"))
+    with suppress(Stop), world.set(train, "accumulate_gradients", failing):
+        world.erase(monitor=world.monitor(start="resume"))
     (snapshot,) = (world.output / "esd" / "runs").glob("*/snapshot.esd")
     tensors = torch.tensor(list(snapshot.read_bytes()[-4096:]))
-    return tensors, world.erase(watch=world.watch(start="resume")).weights.differences
+    return tensors, world.erase(monitor=world.monitor(start="resume")).weights.differences
 
 
 @state("cancelled, and run again")
 def _(world: World) -> Any:
-    progress = world.module("nodes.host.interrupt").Progress
-    passed = progress.passed
+    progress = world.module("nodes.host.progress").Progress
+    advance = progress.advance
 
     def cancelling(self: Any, samples: int) -> None:
         if self.calls == 4:
             world.management.interrupt_current_processing()
-        passed(self, samples)
+        advance(self, samples)
 
     try:
-        with world.set(progress, "passed", cancelling):
-            world.erase(watch=world.watch())
+        with world.set(progress, "advance", cancelling):
+            world.erase(monitor=world.monitor())
     except world.management.InterruptProcessingException:
         return world.erase().weights.differences
     raise AssertionError("the run was not cancelled")
@@ -416,7 +426,7 @@ def _(world: World) -> Any:
 @state("saved as difference, official and as a checkpoint")
 def _(world: World) -> Any:
     erased = world.erase()
-    saving, exports = world.module("nodes.host.saving"), world.module("nodes.host.exports")
+    saving, exports = world.module("nodes.host.files.save"), world.module("nodes.host.files.export")
     paths = [
         saving.save_erasure(f"out/{form}", exports.Export(erased.weights, {}, world.model, 2), {}, form)[0]
         for form in ("difference", "official")
@@ -433,17 +443,17 @@ def _(world: World) -> Any:
 @state("a published file, loaded and drawn")
 def _(world: World) -> Any:
     path = world.output.parent / "models" / "esd" / base.PUBLISHED
-    found = world.module("nodes.host.interchange").load(path, world.model, "auto")
-    applied = world.module("nodes.host.apply").apply(world.model, found.weights, 1.0)
+    found = world.module("nodes.host.model.network_view").load(path, world.model, "auto")
+    applied = world.module("nodes.host.model.apply").apply(world.model, found.weights, 1.0)
     return dict(found.weights.differences), world.drawn(applied), world.drawn()
 
 
 @state("before and after")
 def _(world: World) -> Any:
-    sampling = world.module("nodes.host.sampling")
+    sampling = world.module("nodes.host.images.sampling")
     rows = {"before": world.model, "after": world.erase().model}
     choice = sampling.SamplerChoice(3, 2, 3.0, "euler", "normal", 64, 64)
-    return dict(sampling.draw_rows(rows, world.clip, world.vae, sampling.shots_of(["cat", "dog"], 3), choice))
+    return dict(sampling.draw_rows(rows, world.clip, world.vae, sampling.samples_of(["cat", "dog"], 3), choice))
 
 
 @state("Load Model, KSampler, Erase and KSampler in one prompt")
@@ -498,15 +508,19 @@ def shortage(words: str, place: Callable[[World], tuple[Any, str]]) -> None:
 def refused(world: World) -> str:
     """How a run fails that must; the error, which holds all that the run held, goes."""
     try:
-        world.erase(method="esd-u", watch=world.watch())
+        world.erase(method="esd-u", monitor=world.monitor())
     except world.module("esd.errors").EsdError as found:
         return str(found)
     return "it did not fail"
 
 
-shortage("memory runs out where weights are copied", lambda world: (world.module("nodes.host.erase"), "make_denoiser"))
-shortage("memory runs out in a walk", lambda world: (world.module("esd.walk"), "step"))
-shortage("memory runs out in a network call", lambda world: (world.module("nodes.host.denoiser").HostDenoiser, "_call"))
+shortage(
+    "memory runs out where weights are copied", lambda world: (world.module("nodes.host.run.erase"), "make_denoiser")
+)
+shortage("memory runs out in a walk", lambda world: (world.module("esd.trajectory"), "euler_step"))
+shortage(
+    "memory runs out in a network call", lambda world: (world.module("nodes.host.model.denoiser").HostDenoiser, "_call")
+)
 shortage("memory runs out in the optimiser", lambda world: (torch.optim.AdamW, "step"))
 
 
