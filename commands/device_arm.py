@@ -112,7 +112,7 @@ class MonitoredRun:
         """Ask once."""
         found = [run for run in self.server.get("/esd/runs")["runs"] if run["workflow"] == self.workflow]
         if found:
-            names = ("device", "stored", "precision", "memory_foretold", "memory_peak", "seconds", "words", "step")
+            names = ("device", "stored", "precision", "memory_foretold", "memory_peak", "seconds", "message", "step")
             self.run = {name: found[0].get(name) for name in names}
         self.memory.again()
         if time.monotonic() - self.told > 10:

@@ -7,6 +7,7 @@ import { pathsOf, rootGraph } from "./graph.js";
 import { HEIGHT, Panel } from "./live/panel.js";
 import { Runs } from "./live/runs.js";
 import { tellOfEnd, tellOfNone } from "./notice.js";
+import * as presets from "./presets.js";
 import * as said from "./said.js";
 
 const NODE = "ESDErase";
@@ -94,14 +95,17 @@ app.registerExtension({
   name: "esdconcepterasure.live",
   commands: [{ id: "ESD.FinishNow", label: "ESD: finish now", icon: "pi pi-check", function: finishAll }],
   setup: () => runs.refresh(),
+  beforeRegisterNodeDef: (nodeType, nodeData) => presets.learn(nodeData),
   nodeCreated(node) {
     if (node.comfyClass === NODE) attach(node);
     said.listen(node);
+    presets.listen(node);
   },
   onNodeOutputsUpdated: (outputs) => said.showKept(outputs),
   afterConfigureGraph() {
     forgetDropped();
     for (const [node, panel] of panels) update(node, panel);
     said.showRemembered();
+    presets.fillAll();
   },
 });

@@ -14,7 +14,7 @@ export function tellOfEnd(run, before) {
   const end = before?.state === "running" && ENDS[run.state];
   if (!end || !(run.seconds >= LONG_SECONDS)) return;
   const detail = `${run.state} at step ${run.step} of ${run.total}, after ${duration(run.seconds)}`;
-  tell({ ...end, detail: run.words ? `${detail}. ${run.words}` : detail });
+  tell({ ...end, detail: run.message ? `${detail}. ${run.message}` : detail });
 }
 
 export function tellOfNone() {

@@ -99,7 +99,7 @@ def test_killed_while_it_writes_a_snapshot_and_started_again(serving):
     (snapshot,) = runs_of(server).glob("*/snapshot.esd")
     done = len(load_file(snapshot)["losses"])
     run = server.run(given)
-    assert f"going on after step {done} of {STEPS}" in line_of(server, "going on after step")
+    assert f"resumed after step {done} of {STEPS}" in line_of(server, "resumed after step")
     whole = saved(server, run.outputs)
     assert 1 <= done < STEPS and len(whole) > 1
     anew = server.run(other(given, ERASE, start="start over", snapshot_every=0))

@@ -25,7 +25,7 @@ GB = 2**30
 def figures() -> dict[str, Any]:
     """Those of a check on a card that does all as it should."""
     run = {"device": "cuda:0", "memory_foretold": 45_000_000, "memory_peak": 60_000_000, "seconds": 4.0}
-    run |= {"whole_seconds": 11.0, "words": "", "step": 60}
+    run |= {"whole_seconds": 11.0, "message": "", "step": 60}
     look = {"vram_free": 20 * GB, "torch_vram_total": GB, "torch_vram_free": GB}
     return {
         "pack": "1.2.3",

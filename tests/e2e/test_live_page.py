@@ -89,7 +89,7 @@ TELL = """async ([ours, run, before]) => (await import(`${ours}notice.js`)).tell
 
 def test_the_end_of_a_long_run_is_told(page):
     """Finished or failed after more than a minute; neither short nor cancelled nor old ones."""
-    run = {"state": "finished", "seconds": 200, "step": 7, "total": 9, "words": "<b>words</b>"}
+    run = {"state": "finished", "seconds": 200, "step": 7, "total": 9, "message": "<b>words</b>"}
     on, ours = {"state": "running"}, f"/extensions/{PACK}/"
     quiet = [({**run, "seconds": 59}, on), ({**run, "state": "stopped"}, on), (run, None), (run, run)]
     for each, before in [*quiet, (run, on), ({**run, "state": "failed"}, on)]:

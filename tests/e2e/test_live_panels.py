@@ -285,16 +285,16 @@ def test_the_server_dies_in_a_run_and_the_page_stays(shown, own):
     shown.evaluate("() => void app.queuePrompt(0, 1)")
     panels.at_step(shown, node, 12)
     own.kill()
-    panels.wait_for(shown, node, "the server is away")
+    panels.wait_for(shown, node, "server disconnected")
     assert not panels.can_finish(shown, node)
     own.start()
     panels.wait_for(shown, node, "interrupted: the server was restarted")
-    assert "goes on from the last snapshot" in panels.text(shown, node) and not panels.can_finish(shown, node)
+    assert "resume from the last snapshot" in panels.text(shown, node) and not panels.can_finish(shown, node)
     assert panels.points(shown, node) >= 12
     assert [each.inner_text() for each in shown.get_by_role("dialog").all() if each.is_visible()] == []
     shown.evaluate("() => void app.queuePrompt(0, 1)")
-    panels.wait_for(shown, node, "going on after step ")
-    resumed = int(re.search(r"going on after step (\d+)", panels.text(shown, node))[1])
+    panels.wait_for(shown, node, "resumed after step ")
+    resumed = int(re.search(r"resumed after step (\d+)", panels.text(shown, node))[1])
     assert resumed >= 10 and resumed % 5 == 0
     panels.at_step(shown, node, resumed + 1)
     panels.finish(shown, node)

@@ -140,7 +140,7 @@ def test_again_and_resumed(world, page, runs, caplog, name):
     before = states()
     with caplog.at_level(logging.INFO, "esd"):
         resumed = erase(world, **{**given, "start": "reuse or resume"})
-    assert f"going on after step {step} of {STEPS}" in caplog.text
+    assert f"resumed after step {step} of {STEPS}" in caplog.text
     assert states() == before
     assert bits(resumed) == whole
     record(f"a run again, cancelled after step {step} and resumed, from odd random states: {name}", 2, "the same bits")

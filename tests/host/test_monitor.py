@@ -86,7 +86,7 @@ class TestChart:
 
     def test_memory_is_said_before_the_first_step(self, world, runs, told):
         erase(world)
-        assert "tensors learn; needs" in told.messages[0]["words"] and told.messages[0]["step"] == 0
+        assert "tensors are trained; needs" in told.messages[0]["message"] and told.messages[0]["step"] == 0
 
     def test_a_page_that_is_reloaded_gets_the_whole_curve(self, world, runs, told):
         boards = []
@@ -102,7 +102,7 @@ class TestChart:
         outcome = erase(world, method="esd-all", learning_rate=1.0, steps=30)
         assert outcome.ending == "execution_error"
         assert told.messages[-1]["state"] == "failed"
-        assert told.messages[-1]["words"] == outcome.message
+        assert told.messages[-1]["message"] == outcome.message
 
     def test_only_the_last_run_of_a_node_is_remembered(self, world, runs, told):
         before = len(module("run.status").registry().runs)
@@ -140,12 +140,12 @@ class TestPreviews:
         outcome = erase(SimpleNamespace(**{**vars(world), "vae": vae}), vae=True, preview_every=3)
         assert same(outcome, whole)
         assert any("previews" in m for m in told.messages) == empty
-        trouble = "there is no preview: RuntimeError: expected 16 channels"
-        assert any(trouble in m["words"] for m in told.messages) != empty
+        trouble = "preview failed: RuntimeError: expected 16 channels"
+        assert any(trouble in m["message"] for m in told.messages) != empty
 
     def test_their_cost_is_said(self, world, runs, told):
         erase(world, preview_every=3)
-        assert any("a preview takes" in m["words"] for m in told.messages)
+        assert any("a preview takes" in m["message"] for m in told.messages)
 
 
 class TestFinishNow:
@@ -155,7 +155,7 @@ class TestFinishNow:
         with finished_after(told, 3):
             outcome = erase(world)
         assert outcome["losses"]["loss"] == whole["losses"]["loss"][:3]
-        assert told.messages[-1]["state"] == "finished" and "early, after step 3" in told.messages[-1]["words"]
+        assert told.messages[-1]["state"] == "finished" and "early, after step 3" in told.messages[-1]["message"]
         assert outcome["weights"].metadata["esd.steps"] == "3"
 
     def test_queued_again_it_is_taken_as_it_is(self, world, runs, told):
@@ -163,7 +163,7 @@ class TestFinishNow:
             outcome = erase(world)
         told.messages.clear()
         assert same(erase(world), outcome)
-        assert "finished early after 3 steps" in told.messages[-1]["words"]
+        assert "finished early after 3 steps" in told.messages[-1]["message"]
 
     def test_resume_goes_on_to_the_end(self, world, runs, told, whole):
         with finished_after(told, 3):
@@ -178,7 +178,7 @@ class TestFinishNow:
             erase(world, start="resume")
         told.messages.clear()
         assert same(erase(world), whole)
-        assert any("going on after step 4" in m["words"] for m in told.messages)
+        assert any("resumed after step 4" in m["message"] for m in told.messages)
 
     def test_only_a_run_that_is_on_can_be_finished(self, world, runs, told):
         erase(world)
@@ -198,7 +198,7 @@ class TestKept:
         assert list(runs.glob("*/snapshot.esd"))
         told.messages.clear()
         assert same(erase(world), whole)
-        assert f"going on after step {step}" in " ".join(m["words"] for m in told.messages)
+        assert f"resumed after step {step}" in " ".join(m["message"] for m in told.messages)
         assert not list(runs.glob("*/snapshot.esd"))
 
     def test_with_keeps_and_student_walks(self, world, runs, told):
@@ -221,7 +221,7 @@ class TestKept:
         again = erase(world)
         assert same(again, whole)
         assert [m["state"] for m in told.messages] == ["running", "finished"]
-        assert "taken from output/esd/runs/" in told.messages[-1]["words"]
+        assert "taken from output/esd/runs/" in told.messages[-1]["message"]
 
     def test_start_over_trains(self, world, runs, told, whole):
         erase(world)
@@ -248,7 +248,7 @@ class TestKept:
         erase(world)
         told.messages.clear()
         erase(world, **change)
-        assert "taken from" not in told.messages[-1]["words"]
+        assert "taken from" not in told.messages[-1]["message"]
 
     def test_another_weight_in_the_model_is_another_run(self, comfy, world, runs, told):
         erase(world)
@@ -257,7 +257,7 @@ class TestKept:
         patched.add_patches({name: ("diff", (torch.full((320,), 1e-3),))}, 1.0)
         told.messages.clear()
         erase(SimpleNamespace(model=patched, clip=world.clip, vae=world.vae, graph=world.graph))
-        assert "taken from" not in told.messages[-1]["words"]
+        assert "taken from" not in told.messages[-1]["message"]
 
     @pytest.mark.parametrize("name", ["erasure.safetensors", "snapshot.esd"])
     @pytest.mark.parametrize("damage", ["half", "empty", "other"])
@@ -282,7 +282,7 @@ class TestKept:
         finally:
             runs.unlink()
         assert same(outcome, whole)
-        assert "could not be made" in told.messages[-1]["words"]
+        assert "could not be made" in told.messages[-1]["message"]
 
     def test_old_runs_make_room_for_new_ones(self, world, runs, told, monkeypatch):
         monkeypatch.setattr(module("run.store"), "MOST_BYTES", 20 * 10**6)
@@ -293,7 +293,7 @@ class TestKept:
         assert len(kept) == 2 and size <= 20 * 10**6
         told.messages.clear()
         erase(world, seed=3, method="esd-x-strict")
-        assert "taken from" in told.messages[-1]["words"]
+        assert "taken from" in told.messages[-1]["message"]
 
 
 class TestRoutes:

@@ -112,7 +112,7 @@ def test_every_file_of_the_playground_has_its_download_hint(workflow):
 def test_a_note_says_what_to_change(workflow):
     (text,) = (node["widgets_values"][0] for node in workflow["nodes"] if node["type"] in NOTES)
     assert "Press **Run**" in text and "own" in text.partition("## For a ")[2]
-    assert "custom_nodes/esd-concept-erasure/playground" in text and "models/checkpoints" in text
+    assert "custom_nodes/esd-concept-erasure/workflows/models" in text and "models/checkpoints" in text
     assert "**R**" in text and "Hugging Face and Civitai only" in text
     text.encode("cp1252")
 

@@ -33,7 +33,7 @@ FOREIGN = "img[src='x'], img[src$='/x'], iframe[srcdoc], script:not([src]), a[hr
 
 
 @pytest.fixture(scope="module")
-def open_tensors(host):
+def opened(host):
     """One page for all, in which a script that ran would leave `stolen` behind; files of hostile names and words."""
     if not shutil.which("chromium"):
         pytest.skip("chromium is not installed")
@@ -114,7 +114,7 @@ def only_words(shown):
     return set(shown["tags"]) <= own and shown["listening"] == 0
 
 
-def test_a_run_under_hostile_words(open_tensors, host):
+def test_a_run_under_hostile_words(opened, host):
     """Concept, keep and the node's title; a real run with previews, watched in the panel."""
     made = graph(1)
     made["2"]["inputs"]["concept"] = ALL
@@ -123,11 +123,11 @@ def test_a_run_under_hostile_words(open_tensors, host):
     made["6"] = {"class_type": "ESDKeep", "inputs": {"prompts": SCRIPTS[1], "weight": 1.0}}
     for node in made.values():
         node["_meta"] = {"title": ALL}
-    show(open_tensors, made)
-    queue(open_tensors, host)
-    open_tensors.wait_for_function("document.querySelector('[data-esd-live] figcaption')", timeout=120000)
-    shown = panel(open_tensors)
-    assert SCRIPTS[0] in shown["text"] and SCRIPTS[1] in shown["text"] and only_words(shown) and clean(open_tensors)
+    show(opened, made)
+    queue(opened, host)
+    opened.wait_for_function("document.querySelector('[data-esd-live] figcaption')", timeout=120000)
+    shown = panel(opened)
+    assert SCRIPTS[0] in shown["text"] and SCRIPTS[1] in shown["text"] and only_words(shown) and clean(opened)
     record(
         "a training of concepts, keeps and titles that are scripts, in the real page", len(SCRIPTS), "shown as words"
     )
@@ -135,13 +135,34 @@ def test_a_run_under_hostile_words(open_tensors, host):
 
 @pytest.mark.parametrize(
     "field",
-    ["words", "state", "node", "workflow", "id", "total", "step", "losses", "label", "prompt", "jpeg", "seconds_left"],
+    [
+        "message",
+        "state",
+        "node",
+        "workflow",
+        "id",
+        "total",
+        "step",
+        "losses",
+        "label",
+        "prompt",
+        "jpeg",
+        "seconds_left",
+    ],
 )
-def test_hostile_messages_to_the_panel(open_tensors, field):
+def test_hostile_messages_to_the_panel(opened, field):
     """As from a server that lies: one field of a run's message after the other is a script."""
-    show(open_tensors, graph(3))
+    show(opened, graph(3))
     for script in (ALL, *SCRIPTS):
-        message = {"id": "f" * 32, "node": "3", "workflow": "", "state": "running", "words": "", "step": 1, "total": 3}
+        message = {
+            "id": "f" * 32,
+            "node": "3",
+            "workflow": "",
+            "state": "running",
+            "message": "",
+            "step": 1,
+            "total": 3,
+        }
         message |= {"first": 0, "losses": [0.5], "seconds_left": 1.0, "passes_per_second": 2.0}
         picture = {"label": "erase", "prompt": "cat", "jpeg": ""}
         if field in picture:
@@ -149,17 +170,17 @@ def test_hostile_messages_to_the_panel(open_tensors, field):
         elif field in message:
             message[field] = [script] if field == "losses" else script
         said = {**message, "previews": [picture]}
-        open_tensors.evaluate(
+        opened.evaluate(
             "said => window.comfyAPI.api.api.dispatchEvent(new CustomEvent('esd.run', {detail: said}))", said
         )
-        open_tensors.wait_for_timeout(50)
-        shown = panel(open_tensors)
-        assert only_words(shown) and clean(open_tensors), (field, script)
-        if script == ALL and field in ("words", "label", "prompt"):
-            open_tensors.wait_for_function(
+        opened.wait_for_timeout(50)
+        shown = panel(opened)
+        assert only_words(shown) and clean(opened), (field, script)
+        if script == ALL and field in ("message", "label", "prompt"):
+            opened.wait_for_function(
                 "text => document.querySelector('[data-esd-live]').textContent.includes(text)", arg=SCRIPTS[0]
             )
-    open_tensors.evaluate("() => window.app.graph.clear()")
+    opened.evaluate("() => window.app.graph.clear()")
     record(f"scripts in the messages about a run ({field})", 1 + len(SCRIPTS), "no script ran; words are words")
 
 
@@ -172,37 +193,37 @@ def loading(file, last, **inputs):
     }
 
 
-def test_a_file_with_hostile_name_and_metadata(open_tensors, host):
+def test_a_file_with_hostile_name_and_metadata(opened, host):
     """Load Model and Load Erasure of such names, Erasure Info, and the stock node that shows texts."""
     made = loading(f"{NAME}.safetensors", "ESDErasureInfo")
     made["4"] = {"class_type": "PreviewAny", "inputs": {"source": ["3", 0]}}
     made["5"] = {"class_type": "PreviewImage", "inputs": {"images": ["3", 1]}}
-    show(open_tensors, made)
-    open_tensors.evaluate("() => window.app.refreshComboInNodes?.()")
-    queue(open_tensors, host)
-    open_tensors.wait_for_function(
+    show(opened, made)
+    opened.evaluate("() => window.app.refreshComboInNodes?.()")
+    queue(opened, host)
+    opened.wait_for_function(
         "text => [...document.querySelectorAll('textarea')].some(area => area.value.includes(text))",
         arg=SCRIPTS[0], timeout=60000,
     )  # fmt: skip
     told = json.dumps(list(host.get("/history").values())[-1]["outputs"])
-    assert all(json.dumps(script)[1:-1] in told for script in SCRIPTS) and clean(open_tensors)
+    assert all(json.dumps(script)[1:-1] in told for script in SCRIPTS) and clean(opened)
     record("files whose names and whose every field of metadata are scripts, in the real page", 11, "shown as words")
 
 
-def test_what_is_drawn_and_saved_under_hostile_words(open_tensors, host):
+def test_what_is_drawn_and_saved_under_hostile_words(opened, host):
     """Labels of Before / After are pixels; a file's name goes to the list of results."""
     made = loading(f"{NAME}.safetensors", "ESDSaveErasure", filename_prefix=f"loras/{NAME}", format="difference")
     small = {"steps": 1, "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal", "width": 64, "height": 64}
     inputs = {"model_before": ["1", 0], "clip": ["1", 1], "vae": ["1", 2], "prompts": "\n".join(SCRIPTS[:2]), "seed": 0}
     made["4"] = {"class_type": "ESDBeforeAfter", "inputs": {**inputs, **small, "weights": ["2", 1], "strengths": "1"}}
     made["5"] = {"class_type": "PreviewImage", "inputs": {"images": ["4", 0]}}
-    show(open_tensors, made)
-    queue(open_tensors, host)
-    browser.wait_image(open_tensors, 5)
+    show(opened, made)
+    queue(opened, host)
+    browser.wait_image(opened, 5)
     (saved,) = [
         f for out in list(host.get("/history").values())[-1]["outputs"].values() for f in out.get("esd_files", [])
     ]
-    assert saved["filename"].startswith(NAME) and host.path_of(saved).is_file() and clean(open_tensors)
+    assert saved["filename"].startswith(NAME) and host.path_of(saved).is_file() and clean(opened)
     assert "<" not in saved["subfolder"] + saved["type"]
     record(
         "prompts of Before / After and a saved file's name that are scripts, in the real page",
@@ -212,7 +233,7 @@ def test_what_is_drawn_and_saved_under_hostile_words(open_tensors, host):
 
 
 @pytest.mark.parametrize("where", ["before it runs", "while it runs", "from a file"])
-def test_errors_with_hostile_words(open_tensors, host, where):
+def test_errors_with_hostile_words(opened, host, where):
     """The sentences that quote what was typed, in the page's own dialogs or panel."""
     if where == "from a file":
         bad = host.base / "models" / "esd" / f"bad{NAME}.safetensors"
@@ -227,11 +248,11 @@ def test_errors_with_hostile_words(open_tensors, host, where):
         else:
             made["4"] = {"class_type": "PrimitiveString", "inputs": {"value": f"../{SCRIPTS[0]}"}}
             made["3"]["inputs"]["filename_prefix"] = ["4", 0]
-    show(open_tensors, made)
-    press(open_tensors)
+    show(opened, made)
+    press(opened)
     wanted = (
         f'entry "{SCRIPTS[0]}" makes no sense' if where == "from a file" else f'"../{SCRIPTS[0]}" leaves the output'
     )
-    text = browser.failure(open_tensors, wanted)
-    assert wanted in text and clean(open_tensors), text[:500]
+    text = browser.failure(opened, wanted)
+    assert wanted in text and clean(opened), text[:500]
     record(f"refusals that quote scripts, in the page's dialog ({where})", 1, "shown as words")

@@ -86,10 +86,10 @@ def test_a_full_disk_costs_a_training_nothing(world, disk, whole):
         with undisturbed(world), listening() as told:
             outcome = world.erase(snapshot_every=1)
         assert bits(outcome) == bits(whole)
-        said = [m["words"] for m in told.messages if m["state"] == "running" and m["step"] == 2]
-        assert all(w.startswith("nothing new is kept to go on from: ") and "No space left on device" in w for w in said)
+        said = [m["message"] for m in told.messages if m["state"] == "running" and m["step"] == 2]
+        assert all(w.startswith("snapshot failed: ") and "No space left on device" in w for w in said)
         assert said and told.messages[-1]["state"] == "finished"
-        assert "the result is not kept for another time: " in told.messages[-1]["words"]
+        assert "the result is not cached: " in told.messages[-1]["message"]
         assert not leftovers(world.output) and not list(world.runs.glob("*/*.*"))
     record("the disk is full while a run trains and keeps snapshots", 2, "the same bits as with room, and a sentence that says what is not kept")  # fmt: skip  # noqa: E501
 
@@ -106,7 +106,7 @@ def test_a_read_only_output_folder(world, disk, whole):
         with undisturbed(world), listening() as told:
             outcome = world.erase(snapshot_every=1)
         assert bits(outcome) == bits(whole)
-        assert "could not be made (Read-only file system)" in told.messages[-1]["words"]
+        assert "could not be made (Read-only file system)" in told.messages[-1]["message"]
         module("run.cleanup").delete_partials()  # at the start of a server
         assert left.exists()
     finally:

@@ -92,7 +92,7 @@ def test_it_is_said_in_one_sentence_and_the_next_run_works(world, whole, stage):
             STAGES[stage](patch, world, error)
             words = sentence(world.erase(vae=True))
         assert words.startswith("Memory ran out while ") and ("choose a smaller" in words or "close other" in words)
-        assert stage == "the text encoder" or (told.messages[-1]["state"], told.messages[-1]["words"]) == (
+        assert stage == "the text encoder" or (told.messages[-1]["state"], told.messages[-1]["message"]) == (
             "failed",
             words,
         )
@@ -118,10 +118,10 @@ def test_beside_a_training_it_costs_no_training(world, whole, what):
             BESIDE[what](patch, world, error)
             outcome = world.erase(vae=True, preview_every=2 if what == "preview" else 0, snapshot_every=1)
         assert bits(outcome) == whole
-        said = [m["words"] for m in told.messages if "Memory ran out while" in m["words"]]
+        said = [m["message"] for m in told.messages if "Memory ran out while" in m["message"]]
         assert said and all(words.endswith(".") and f"the {what} was made" in words for words in said)
         assert told.messages[-1]["state"] == "finished"
-        assert ("Memory" in told.messages[-1]["words"]) == (what != "snapshot" or bool(said))
+        assert ("Memory" in told.messages[-1]["message"]) == (what != "snapshot" or bool(said))
     record(f"memory runs out while the {what} is made", len(ERRORS), "training goes on to the same bits, and says what is missing with the cure")  # fmt: skip  # noqa: E501
 
 

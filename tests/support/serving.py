@@ -138,7 +138,7 @@ def told_of(events: list[dict[str, Any]], number: str) -> list[dict[str, Any]]:
 
 def words_of(host: Any, number: str = ERASE) -> str:
     """What a node's panel says of its last run."""
-    return next(str(run["words"]) for run in reversed(host.get("/esd/runs")["runs"]) if run["node"] == number)
+    return next(str(run["message"]) for run in reversed(host.get("/esd/runs")["runs"]) if run["node"] == number)
 
 
 def line_of(host: Any, start: str) -> str:

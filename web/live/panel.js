@@ -76,7 +76,7 @@ export class Panel {
     this.button.disabled = run?.state !== "running" || Boolean(run.finishing || run.away);
     this.button.style.opacity = this.button.disabled ? "0.4" : "1";
     this.line.textContent = run ? figures(run) : this.nothing;
-    this.words.textContent = this.words.title = run?.words ?? "";
+    this.words.textContent = this.words.title = run?.message ?? "";
     this.showPreviews(run?.previews ?? []);
     this.chart.show(run?.losses ?? [], run?.total ?? 1);
   }
@@ -118,7 +118,7 @@ export function figures(run) {
   const parts = [`step ${run.step} / ${run.total}`];
   if (run.losses.length) parts.push(`loss ${run.losses.at(-1).toExponential(1)}`);
   if (run.state !== "running") parts.push(STATES[run.state] ?? "");
-  else if (run.away) parts.push("the server is away");
+  else if (run.away) parts.push("server disconnected");
   else if (run.finishing) parts.push("finishing");
   else {
     if (run.seconds_left != null) parts.push(`${duration(run.seconds_left)} left`);

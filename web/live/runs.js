@@ -1,7 +1,7 @@
 // The runs that the server tells of, as this page knows them.
 
 const REMEMBERED = 16;
-const LOST = { state: "lost", words: "Queue the graph again: it goes on from the last snapshot, where there is one." };
+const LOST = { state: "lost", message: "Queue the graph again to resume from the last snapshot, if there is one." };
 
 export class Runs {
   constructor(fetchAll, onChange) {

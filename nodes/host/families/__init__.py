@@ -1,49 +1,22 @@
-"""Which model families can be erased, how each is recognised, and what is particular to it."""
+"""Which model families can be erased, and why the others cannot."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ....esd.erasure import PREFIX
 from ....esd.errors import EsdError
-from ....esd.selection import SDXL_UNET, UNET, LayerNames
+from . import sd, sd3
+from .family import Family
 
 NETWORK_PREFIX = PREFIX
 PLAIN_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-@dataclass(frozen=True)
-class Family:
-    """A row of the table: name for the user, selection rules, native size (pixels) and walk guidance."""
-
-    name: str
-    layer_names: LayerNames
-    native_size: int
-    guidance_scale: float
-    matches: Callable[[str, dict[str, Any]], bool]
-    experimental: bool = False
-
-
-def _unet(context: int) -> Callable[[str, dict[str, Any]], bool]:
-    return lambda kind, config: kind in ("BaseModel", "SDXL") and config.get("context_dim") == context
-
-
-SD3 = LayerNames(
-    text_attention=(".context_block.attn.",),
-    self_attention=(".x_block.attn.", ".x_block.attn2."),
-    methods=("esd-x", "esd-u", "esd-all", "selfattn"),
-)
-
-FAMILIES: tuple[Family, ...] = (
-    Family("SD1.x", UNET, 512, 3.0, _unet(768)),
-    Family("SD2.x", UNET, 768, 3.0, _unet(1024)),
-    Family("SDXL", SDXL_UNET, 1024, 2.0, _unet(2048)),
-    Family("SD3", SD3, 1024, 3.5, lambda kind, config: kind == "SD3", experimental=True),
-)
+FAMILIES: tuple[Family, ...] = (*sd.FAMILIES, *sd3.FAMILIES)
+"""Every family that can be erased; a new one is a file beside this one, and its rows here."""
 
 
 def identify(model: Any) -> Family:

@@ -13,7 +13,7 @@ from ....esd.concepts import Concept, Keep
 from ....esd.examples import eta_of
 from ....esd.settings import Settings
 from ....version import VERSION
-from ..families import Family
+from ..families.family import Family
 
 log = logging.getLogger("esd")
 

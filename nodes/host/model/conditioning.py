@@ -12,7 +12,7 @@ import torch
 
 from ....esd.denoiser import Condition
 from ....esd.errors import EsdError
-from ..families import SD3, identify
+from ..families import identify
 
 
 @torch.no_grad()
@@ -24,7 +24,7 @@ def encode(
         raise EsdError("No CLIP arrived: this checkpoint has no text encoder, so connect one with Load CLIP.")
     noise = torch.zeros((1, *latent_shape))
     conditions = {prompt: _encode(model, clip, prompt, noise, device) for prompt in prompts}
-    if identify(model).layer_names is SD3:
+    if identify(model).joint_attention:
         _require_one_length(conditions)
     return conditions
 

@@ -15,7 +15,8 @@ from ....esd.denoiser import Condition
 from ....esd.erasure import Erasure
 from ....esd.settings import Settings
 from ....esd.train import StepCallback, Training, erase
-from ..families import NETWORK_PREFIX, Family
+from ..families import NETWORK_PREFIX
+from ..families.family import Family
 from ..files.metadata import Origin, run_metadata
 from ..model.denoiser import HostDenoiser
 from ..model.memory import MemoryEstimate

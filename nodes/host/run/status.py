@@ -67,7 +67,7 @@ class RunStatus:
             "node": self.node,
             "workflow": self.workflow,
             "state": self.state,
-            "words": self.message,
+            "message": self.message,
             "step": len(self.losses),
             "total": self.total,
             "first": first,

@@ -1,0 +1,24 @@
+"""Stable Diffusion 3 and 3.5."""
+
+from __future__ import annotations
+
+from ....esd.selection import LayerNames
+from .family import Family
+
+LAYER_NAMES = LayerNames(
+    text_attention=(".context_block.attn.",),
+    self_attention=(".x_block.attn.", ".x_block.attn2."),
+    methods=("esd-x", "esd-u", "esd-all", "selfattn"),
+)
+
+FAMILIES = (
+    Family(
+        "SD3",
+        LAYER_NAMES,
+        1024,
+        3.5,
+        lambda kind, config: kind == "SD3",
+        joint_attention=True,
+        experimental=True,
+    ),
+)
