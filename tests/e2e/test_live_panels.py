@@ -58,7 +58,7 @@ def own(comfy_path: Any, tmp_path_factory: Any) -> Iterator[RestartableServer]:
 
 
 @pytest.fixture(scope="module")
-def open_tensors(own: RestartableServer) -> Iterator[Any]:
+def opened(own: RestartableServer) -> Iterator[Any]:
     """One browser for this file; `requests` collects what the page asks for, `said` what its console says."""
     with browser.page_at(own.server.url) as page:
         page.requests, page.said = [], []
@@ -70,15 +70,15 @@ def open_tensors(own: RestartableServer) -> Iterator[Any]:
 
 
 @pytest.fixture
-def shown(own: RestartableServer, open_tensors: Any) -> Iterator[Any]:
+def shown(own: RestartableServer, opened: Any) -> Iterator[Any]:
     """The page, with nothing collected yet; nothing of ours has gone wrong in it when a test ends."""
-    for collected in (open_tensors.errors, open_tensors.requests, open_tensors.said):
+    for collected in (opened.errors, opened.requests, opened.said):
         collected.clear()
-    yield open_tensors
+    yield opened
     own.stop_all()
-    assert open_tensors.errors == []
-    assert [said for said in open_tensors.said if said[0] == "error" and ("esd" in said[1] or "esd" in said[2])] == []
-    assert ours_elsewhere(open_tensors) == []
+    assert opened.errors == []
+    assert [said for said in opened.said if said[0] == "error" and ("esd" in said[1] or "esd" in said[2])] == []
+    assert ours_elsewhere(opened) == []
 
 
 def ours(page: Any) -> list[str]:
