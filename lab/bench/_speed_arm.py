@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from _erased import CONCEPT, LIMIT, Stopwatch
 from _meter import Meter, PeakMemory, highest
-from _shapes import Subject, subject
+from _models import Subject, subject
+from _time_to_erasure import CONCEPT, LIMIT, Stopwatch
 from torch import Tensor
 
 POINTS = {"playground": 20, "sd15": 2, "sdxl": 1}
@@ -220,12 +220,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--points", type=int, default=0)
     parser.add_argument("--latent", type=int, default=0)
-    parser.add_argument("--walk-steps", type=int, default=0)
-    parser.add_argument("--walk-batch", type=int, default=0)
+    parser.add_argument("--num-inference-steps", type=int, default=0)
+    parser.add_argument("--trajectory-batch", type=int, default=0)
     parser.add_argument("--method", default="esd-x")
     parser.add_argument("--optimizer", default="adamw")
     parser.add_argument("--erased", action="store_true")
-    parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--gradient-checkpointing", action="store_true")
     parser.add_argument("--peak", action="store_true")
     chosen = parser.parse_args()
     if chosen.peak:

@@ -1,4 +1,4 @@
-"""The tables of lab/bench/quality.json in README.md and docs/quality.md, each between two comments that name it."""
+"""The tables of lab/bench/quality.json in docs/quality.md, each between two comments that name it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = (ROOT / "README.md", ROOT / "docs" / "quality.md")
+FILES = (ROOT / "docs" / "quality.md",)
 HEAD = """| task | change from the defaults | erased | neighbours | rest | unseen prompts, or the replacement |
 |---|---|---|---|---|---|
 """
@@ -19,7 +19,6 @@ def _changes(row: Row) -> int:
 
 
 CHOSEN: dict[str, Callable[[Row], bool]] = {
-    "defaults and eta 4": lambda row: row["change"] in ({}, {"eta": 4.0}),
     "one change": lambda row: _changes(row) < 2,
     "crossed": lambda row: _changes(row) > 1,
 }

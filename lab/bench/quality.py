@@ -108,7 +108,7 @@ def variants(full: bool, task: Task) -> Iterator[dict[str, Any]]:
         first = (methods[0], etas[0], sources[0])
         for choice in product(methods, etas, sources):
             if sum(a != b for a, b in zip(choice, first, strict=True)) > 1:
-                yield dict(zip(("method", "eta", "source"), choice, strict=True))
+                yield dict(zip(("method", "eta", "sampler_model"), choice, strict=True))
 
 
 def run(world: Playground, task: Task, change: dict[str, Any], seed: int) -> dict[str, Any]:

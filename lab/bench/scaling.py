@@ -14,9 +14,9 @@ from dataclasses import replace
 from typing import Any
 
 from _meter import Meter, PeakMemory
+from _models import subject
 from _playground_run import SIZE, Playground, write_json
-from _probe import Probe
-from _shapes import subject
+from _single_calls import Probe
 
 PARTS = ("calls", "concepts", "points", "batch", "walks")
 
@@ -77,7 +77,7 @@ def whole(world: Playground, case: dict[str, Any], seed: int) -> dict[str, float
     world.erasing.make_denoiser = watched
     try:
         with PeakMemory() as memory, meter.backwards():
-            _, seconds = world.erase(concepts, [], settings, report=lambda step: False)
+            _, seconds = world.erase(concepts, [], settings, on_step=lambda step: False)
     finally:
         world.erasing.make_denoiser = original
     points = settings.points
@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--model", default="sd15", choices=["playground", "sd15", "sdxl"], help="of the single calls")
     parser.add_argument("--latents", nargs="+", type=int, default=[32, 64, 96], help="resolutions of the single calls")
     parser.add_argument("--batches", nargs="*", type=int, default=[2, 4], help="batches at the smallest of these")
-    parser.add_argument("--points", type=int, default=160, help="training points of a whole run")
+    parser.add_argument("--points", type=int, default=160, help="training examples of a whole run")
     parser.add_argument("--repeats", type=int, default=3, help="of each whole run")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()

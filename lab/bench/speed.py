@@ -36,7 +36,7 @@ def one(model: str, arm: str, seed: int, options: argparse.Namespace) -> dict[st
     command = [sys.executable, str(Path(__file__).with_name("_speed_arm.py")), model, arm, "--seed", str(seed)]
     for name in PASSED_ON:
         command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
-    command += ["--erased"] * options.erased + ["--checkpointing"] * options.gradient_checkpointing
+    command += ["--erased"] * options.erased + ["--gradient-checkpointing"] * options.gradient_checkpointing
     command += ["--peak"] * options.peak
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -79,14 +79,18 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--models", nargs="+", default=["playground"], choices=["playground", "sd15", "sdxl"])
     made.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     made.add_argument("--repeats", type=int, default=3, help="runs of each arm, each with a seed of its own")
-    made.add_argument("--points", type=int, default=0, help="training points a run (0: 20, few on large models)")
+    made.add_argument("--points", type=int, default=0, help="training examples a run (0: 20, few on large models)")
     made.add_argument("--latent", type=int, default=0, help="side of the latent (0: the model's own)")
-    made.add_argument("--walk-steps", type=int, default=0, help="levels of a whole walk (0: the arm's own 50)")
-    made.add_argument("--walk-batch", type=int, default=0, help="walks at a time in our arms (0: the arm's own)")
+    made.add_argument(
+        "--num-inference-steps", type=int, default=0, help="steps of a trajectory (0: the arm's own 50)"
+    )
+    made.add_argument(
+        "--trajectory-batch", type=int, default=0, help="trajectories at a time (0: the arm's own)"
+    )
     made.add_argument("--method", default="esd-x")
     made.add_argument("--optimizer", default="adamw", help="of our arms")
     made.add_argument("--erased", action="store_true", help="train on until the judge finds the concept gone")
-    made.add_argument("--checkpointing", action="store_true", help="our arms with gradient checkpointing")
+    made.add_argument("--gradient-checkpointing", action="store_true", help="our arms with gradient checkpointing")
     made.add_argument("--peak", action="store_true", help="only what the memory's peak needs: one batch of short walks")
     made.add_argument("--json", metavar="FILE")
     return made

@@ -179,13 +179,13 @@ class TestWeights:
     @examples_of(25)
     @given(TEXTS, st.integers(1, 9), st.integers(1, 40), st.integers(1, 40), st.sampled_from(ODD_NUMBERS[:8]))
     def test_a_grid_of_any_words_and_sizes(self, node_classes, prompt, count, height, width, value):
-        from esd_pack.nodes.ui.charts import bars
+        from esd_pack.nodes.ui.charts import bar_chart
         from esd_pack.nodes.ui.grid import Column, Row, labelled_grid
 
         pictures = torch.full((count, height, width, 3), float(value))
         made = labelled_grid([Column(prompt[:200], 1)] * count, [Row(prompt[:20].replace("\n", " "), pictures)])
         assert made.ndim == 4 and torch.isfinite(made).all()
-        assert bars("title", {prompt[:20].replace("\n", " "): 1.0}).ndim == 4
+        assert bar_chart("title", {prompt[:20].replace("\n", " "): 1.0}).ndim == 4
 
     @examples_of(60)
     @given(

@@ -57,9 +57,9 @@ def test_scaling_runs(comfy_path, tmp_path):
     assert all(row["part"] == "points" and row["passes_per_point"] >= 5 for row in points)
 
 
-def test_tried_runs(comfy_path, tmp_path):
+def test_micro_optimisations_run(comfy_path, tmp_path):
     variants = ("as it is", "two calls", "channels-last activations", "channels-last")
-    found = bench(comfy_path, tmp_path, "tried", "--repeats", "1", "--variants", *variants)
+    found = bench(comfy_path, tmp_path, "micro_optimisations", "--repeats", "1", "--variants", *variants)
     assert [row["variant"] for row in found["rows"]] == list(variants)
     assert found["rows"][0]["walk_ratio"] == found["rows"][0]["training_ratio"] == 1
 
@@ -73,7 +73,7 @@ def test_a_run_that_never_got_there_does_not_make_the_median_better(bench_module
 
 
 def test_the_judge_s_time_is_not_counted(bench_modules, monkeypatch):
-    erased = pytest.importorskip("_erased")
+    erased = pytest.importorskip("_time_to_erasure")
     now, verdicts = [0.0], iter([False, True])
     monkeypatch.setattr(erased.time, "perf_counter", lambda: now[0])
 

@@ -15,7 +15,7 @@ from lab.launch import demo
 from lab.playground.recipe.judges import SecondJudge
 
 ROOT = Path(__file__).resolve().parents[2]
-SECOND_JUDGE = ROOT / "tests" / "second_judge.safetensors"
+SECOND_JUDGE = ROOT / "lab" / "playground" / "second_judge.safetensors"
 
 
 @pytest.fixture(scope="module")

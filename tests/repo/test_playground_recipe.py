@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from commands.playground import world as shipped
 from lab.launch import arguments
-from lab.playground.recipe import captions, diffusion, icons, measure, names, pack, sheet, stages, walk
+from lab.playground.recipe import captions, diffusion, icons, measure, pack, sheet, stages, walk, world_spec
 from lab.playground.recipe.autoencoder import SCALE, Autoencoder
 from lab.playground.recipe.denoiser import WIDTH, Denoiser
 from lab.playground.recipe.training import Plan
@@ -33,7 +33,7 @@ SHAPES = {
     "tent": '<path d="M16 2 30 30H2z" fill="FILL"/>',
 }
 FILLS = {"noto": "#e33", "fluent": "#39f", "ink": "currentColor"}
-WORLD = names.World({name: name for name in SHAPES}, ("noto", "fluent", "ink", "sepia"), ("white", "blue"))
+WORLD = world_spec.World({name: name for name in SHAPES}, ("noto", "fluent", "ink", "sepia"), ("white", "blue"))
 FEW = Plan(steps=4, batch=8, rate=1e-3, warm_up=2, seed=7)
 TRAINED = ("autoencoder", "judge", "second-judge", "denoiser")
 
@@ -43,47 +43,47 @@ def _set(style: str) -> dict[str, Any]:
     return {"prefix": style, "width": 32, "height": 32, "icons": drawn, "aliases": {"cube": {"parent": "box"}}}
 
 
-def _shop(comfy_path: Path, folder: Path) -> stages.Workshop:
+def _shop(comfy_path: Path, folder: Path) -> stages.Build:
     plans = {"autoencoder": FEW, "judge": FEW, "second_judge": FEW, "denoiser": replace(FEW, average=0.9)}
     sets = {style: _set(style) for style in FILLS}
     tokenizer = comfy_path / "comfy" / "sd1_tokenizer"
     few = {"many": 2, "reconstructions": 64, **plans}
-    return stages.Workshop(WORLD, folder, tokenizer, lambda stage, done, total: None, sets=sets, **few)
+    return stages.Build(WORLD, folder, tokenizer, lambda stage, done, total: None, sets=sets, **few)
 
 
 @pytest.fixture(scope="module")
-def made(comfy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> stages.Workshop:
+def made(comfy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> stages.Build:
     """All stages, run to their end."""
-    shop = _shop(comfy_path, tmp_path_factory.mktemp("made"))
-    assert [stage(shop) for stage in stages.STAGES.values()] == [True] * 6
-    return shop
+    build = _shop(comfy_path, tmp_path_factory.mktemp("made"))
+    assert [stage(build) for stage in stages.STAGES.values()] == [True] * 6
+    return build
 
 
-def test_a_stopped_stage_goes_on_bit_for_bit(made: stages.Workshop, tmp_path: Path) -> None:
+def test_a_stopped_stage_goes_on_bit_for_bit(made: stages.Build, tmp_path: Path) -> None:
     """Each training is stopped after two of its four steps, and taken up by another start."""
-    shop = replace(made, folder=tmp_path)
+    build = replace(made, folder=tmp_path)
     shutil.copy(made.path("pictures.safetensors"), tmp_path)
-    stopped = replace(shop, stop_after=2)
+    stopped = replace(build, stop_after=2)
     for stage in TRAINED:
-        assert not stages.STAGES[stage](stopped) and not shop.path(f"{stage}.safetensors").exists()
-        assert stages.STAGES[stage](shop)
-        ours, theirs = (load_file(each.path(f"{stage}.safetensors")) for each in (shop, made))
+        assert not stages.STAGES[stage](stopped) and not build.path(f"{stage}.safetensors").exists()
+        assert stages.STAGES[stage](build)
+        ours, theirs = (load_file(each.path(f"{stage}.safetensors")) for each in (build, made))
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     others = replace(WORLD, backgrounds=("white", "green"))
-    for other in (replace(shop, denoiser=FEW), replace(shop, world=others)):
+    for other in (replace(build, denoiser=FEW), replace(build, world=others)):
         with pytest.raises(ValueError, match="begun with other settings, objects or networks"):
             stages.train_denoiser(other)
     record("a stage of the playground's making is stopped and started again", 4, "its tensors are equal bit for bit")
 
 
-def test_a_stage_asks_for_those_before_it(made: stages.Workshop, tmp_path: Path) -> None:
+def test_a_stage_asks_for_those_before_it(made: stages.Build, tmp_path: Path) -> None:
     """In words, not by a missing file's name alone."""
     for stage in ("autoencoder", "judge", "denoiser", "pack"):
         with pytest.raises(ValueError, match="run the stages before this one first"):
             stages.STAGES[stage](replace(made, folder=tmp_path))
 
 
-def test_what_does_not_belong_together_is_refused(made: stages.Workshop, tmp_path: Path) -> None:
+def test_what_does_not_belong_together_is_refused(made: stages.Build, tmp_path: Path) -> None:
     """Pictures of other objects, a denoiser of another encoder's latents, lists that are no world."""
     with pytest.raises(ValueError, match="shows other objects"):
         replace(made, world=replace(WORLD, objects={**WORLD.objects, "tent": "box"})).pool()
@@ -97,10 +97,10 @@ def test_what_does_not_belong_together_is_refused(made: stages.Workshop, tmp_pat
     for wrong, why in (({"objects": ["cat"]}, "is no world"), ({"held_out_from": "unicorn"}, "none of its objects")):
         (tmp_path / "world.json").write_text(json.dumps(known | wrong), "utf-8")
         with pytest.raises(ValueError, match=why):
-            names.read(tmp_path / "world.json")
+            world_spec.read(tmp_path / "world.json")
 
 
-def test_the_stock_nodes_open_and_draw_what_was_made(made: stages.Workshop, comfy: Any, comfy_base: Path) -> None:
+def test_the_stock_nodes_open_and_draw_what_was_made(made: stages.Build, comfy: Any, comfy_base: Path) -> None:
     """Load Checkpoint, CLIP Text Encode, KSampler, VAE Decode; the narrow networks draw the same picture."""
     shutil.copy(made.path(stages.CHECKPOINT), comfy_base / "models" / "checkpoints" / "made.ckpt")
     run = comfy.NODE_CLASS_MAPPINGS
@@ -116,7 +116,7 @@ def test_the_stock_nodes_open_and_draw_what_was_made(made: stages.Workshop, comf
     torch.testing.assert_close(ours, drawn, atol=2e-3, rtol=0)
 
 
-def test_what_was_made_is_judged(made: stages.Workshop) -> None:
+def test_what_was_made_is_judged(made: stages.Build) -> None:
     """Every prompt counts in each head that it names something for; the sheet has all objects and styles."""
     assert measure.main(made) and sheet.main(made)
     measured = json.loads(made.path("measured.json").read_text("utf-8"))
@@ -125,7 +125,7 @@ def test_what_was_made_is_judged(made: stages.Workshop) -> None:
     assert list(groups["object, style and background named"]) == ["object", "style", "background"]
     assert " of 24 (" in groups["object, style and background named"]["background"]
     assert made.path("contact-sheet.jpg").stat().st_size > 1000
-    assert names.read(made.path("world.json")) == WORLD
+    assert world_spec.read(made.path("world.json")) == WORLD
 
 
 def test_narrow_and_padded_networks_agree() -> None:
@@ -145,7 +145,7 @@ def test_narrow_and_padded_networks_agree() -> None:
     assert padded.keys() == shapes.keys() > pack.shapes_of(vae).keys()
 
 
-def test_the_host_sees_what_the_narrow_networks_see(playground: Any, made: stages.Workshop) -> None:
+def test_the_host_sees_what_the_narrow_networks_see(playground: Any, made: stages.Build) -> None:
     """The shipped checkpoint in the host against its narrow networks: UNet, autoencoder and text tower."""
     model, clip, vae = playground
     painter = measure.painter_of(shipped.CHECKPOINT)
@@ -164,17 +164,21 @@ def test_the_host_sees_what_the_narrow_networks_see(playground: Any, made: stage
 
 
 @pytest.mark.parametrize("words", [["face wearing a halo in sepia style", "cat", ""], ["cat", "cat"]])
-def test_contexts_may_come_with_their_common_end_apart(made: stages.Workshop, words: list[str]) -> None:
+def test_contexts_may_come_with_their_common_end_apart(made: stages.Build, words: list[str]) -> None:
     """The denoiser's answer is the same, whether they differ in many tokens or in none."""
     tower, tokens = captions.text_tower(), captions.tokens(words, made.tokenizer)
-    context, x, levels = tower.parted(tokens), torch.randn(len(words), 4, 8, 8), torch.full((len(words),), 500)
+    context, x, levels = (
+        tower.split_shared_suffix(tokens),
+        torch.randn(len(words), 4, 8, 8),
+        torch.full((len(words),), 500),
+    )
     assert context.own.shape[1] + len(context.shared) == captions.LENGTH and context.own.shape[1] < 10
     with torch.no_grad():
         network = Denoiser()
         torch.testing.assert_close(network(x, levels, context), network(x, levels, tower(tokens)))
 
 
-def test_a_checkpoint_packed_again_is_the_same_file(made: stages.Workshop) -> None:
+def test_a_checkpoint_packed_again_is_the_same_file(made: stages.Build) -> None:
     """Byte for byte."""
     before = made.path(stages.CHECKPOINT).read_bytes()
     assert stages.pack_checkpoint(made) and made.path(stages.CHECKPOINT).read_bytes() == before
@@ -182,7 +186,7 @@ def test_a_checkpoint_packed_again_is_the_same_file(made: stages.Workshop) -> No
 
 def test_what_is_held_out_is_never_shown() -> None:
     """Neither in a picture nor, therefore, in a caption; and every other combination may be."""
-    world = names.read()
+    world = world_spec.read()
     objects, allowed = list(world.objects), diffusion.allowed(world)
     parts = [tuple(heads[i] for heads, i in zip(world.heads.values(), row, strict=True)) for row in allowed.tolist()]
     held = set(world.combinations(held_out=True))
@@ -194,7 +198,7 @@ def test_what_is_held_out_is_never_shown() -> None:
 
 def test_captions_leave_parts_out_and_find_their_tokens() -> None:
     """Each caption names a part of what is shown, or nothing, and its row holds just that."""
-    world, random = names.read(), torch.Generator().manual_seed(0)
+    world, random = world_spec.read(), torch.Generator().manual_seed(0)
     written = captions.all_captions(world)
     shown = diffusion.allowed(world)[:2000]
     named = captions.with_parts_left_out(shown, world.backgrounds.index("white"), random)
@@ -212,7 +216,7 @@ def test_captions_leave_parts_out_and_find_their_tokens() -> None:
 
 def test_the_shipped_world_is_the_recipes() -> None:
     """What is made is what is shipped, name by name; a world that holds nothing out has no such combinations."""
-    world = names.read()
+    world = world_spec.read()
     assert world.heads == shipped.HEADS and world.near_neighbours == shipped.NEAR_NEIGHBOURS
     assert not list(replace(world, held_out_from="").combinations(held_out=True))
 
@@ -270,6 +274,6 @@ def test_the_command_knows_its_stages() -> None:
     assert tuple(command.ALL) == arguments.STAGES
     assert "no stage" in arguments.stages_problem(["pack", "unpack"]) and not arguments.stages_problem(["pack"])
     options = arguments.playground_parser().parse_args(["pack", "--steps", "10"])
-    shop = command.workshop(options, lambda stage, done, total: None)
-    assert {shop.judge.steps, shop.denoiser.steps, shop.denoiser.warm_up} == {10, 5}
-    assert shop.folder.name == "world" and shop.ready is None
+    build = command.workshop(options, lambda stage, done, total: None)
+    assert {build.judge.steps, build.denoiser.steps, build.denoiser.warm_up} == {10, 5}
+    assert build.folder.name == "world" and build.ready is None

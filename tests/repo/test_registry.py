@@ -73,7 +73,7 @@ def test_publishing_waits_for_a_changed_pyproject():
 def test_the_archive_has_what_comfyui_loads(archive):
     folders = {name.partition("/")[0] for name in archive}
     assert {"__init__.py", "version.py", "pyproject.toml", "LICENSE", "README.md"} <= archive
-    assert {"esd", "nodes", "web", "locales", "workflows", "subgraphs", "docs"} <= folders
+    assert {"esd", "nodes", "web", "locales", "workflows", "subgraphs", "commands"} <= folders
     tracked = {path.relative_to(ROOT).as_posix() for part in ("esd", "nodes") for path in (ROOT / part).rglob("*.py")}
     known = subprocess.run(["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True, check=True).stdout
     assert tracked & set(known.splitlines()) <= archive
@@ -84,18 +84,18 @@ def test_the_archive_has_what_the_workflows_load(archive):
         for node in json.loads(path.read_text("utf-8"))["nodes"]:
             for value in node.get("widgets_values") or []:
                 if isinstance(value, str) and value in PLAYGROUND:
-                    assert f"playground/{value}" in archive
+                    assert f"workflows/models/{value}" in archive
 
 
 def test_the_archive_has_nothing_that_only_developers_need(archive):
     folders = {name.partition("/")[0] for name in archive}
-    assert not folders & {"tests", "bench", "launch", ".ci", ".github", "run.py"}
-    assert not [name for name in archive if name.startswith("playground/recipe/")]
+    assert not folders & {"tests", "lab", "docs", ".ci", ".github", "run.py"}
 
 
 def test_the_archive_has_what_the_check_needs(archive):
     parts = {path.relative_to(ROOT).as_posix() for path in (ROOT / "commands").glob("*.py")}
     judge = {
-        f"playground/{name}" for name in ("__init__.py", "judge.py", "world.py", "judge.safetensors", "world.json")
+        f"commands/playground/{name}"
+        for name in ("__init__.py", "judge.py", "world.py", "judge.safetensors", "world.json")
     }
     assert "commands/check.py" in parts and parts | judge <= archive

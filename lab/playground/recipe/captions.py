@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .denoiser import Context
-from .names import World
+from .world_spec import World
 
 WORDS, LENGTH, CONTEXT = 49_408, 77, 768
 NO_OBJECT, NO_STYLE, NOTHING = 0.07, 0.4, 0.1
@@ -86,7 +86,7 @@ class TextTower:
         words = self.table[tokens].float()
         return functional.layer_norm(words + self.positions[: tokens.shape[1]].float(), (CONTEXT,))
 
-    def parted(self, tokens: Tensor) -> Context:
+    def split_shared_suffix(self, tokens: Tensor) -> Context:
         """The same contexts, with the end that all rows have in common apart."""
         differ = (tokens != tokens[:1]).any(0).nonzero()
         own = int(differ.max()) + 1 if len(differ) else 0

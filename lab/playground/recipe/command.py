@@ -14,11 +14,11 @@ from commands.playground import world as shipped
 from lab.launch import base
 from lab.launch.progress import ProgressLine
 
-from . import measure, names, sheet
-from .stages import STAGES, Workshop, shortened
+from . import measure, sheet, world_spec
+from .stages import STAGES, Build, shortened
 
 SHIPPED_STAGES = ("pictures", "measure", "sheet")
-ALL: dict[str, Callable[[Workshop], bool]] = {**STAGES, "measure": measure.main, "sheet": sheet.main}
+ALL: dict[str, Callable[[Build], bool]] = {**STAGES, "measure": measure.main, "sheet": sheet.main}
 
 
 def main(options: argparse.Namespace) -> int:
@@ -31,11 +31,11 @@ def main(options: argparse.Namespace) -> int:
         line.begin(stage)
         line.update(done, total)
 
-    shop = workshop(options, report)
+    build = workshop(options, report)
     try:
-        for stage in options.stages or (SHIPPED_STAGES if shop.ready else tuple(ALL)):
+        for stage in options.stages or (SHIPPED_STAGES if build.ready else tuple(ALL)):
             line.begin(stage)
-            if not ALL[stage](shop):
+            if not ALL[stage](build):
                 line.abandon()
                 return 1
             line.end()
@@ -45,12 +45,12 @@ def main(options: argparse.Namespace) -> int:
     return 0
 
 
-def workshop(options: argparse.Namespace, report: Callable[[str, int, int], None]) -> Workshop:
+def workshop(options: argparse.Namespace, report: Callable[[str, int, int], None]) -> Build:
     """What the options ask for."""
-    file = options.world or names.WORLD
+    file = options.world or world_spec.WORLD
     host = Path(os.environ.get("COMFYUI_PATH") or base.OWN_HOST).resolve()
-    shop = Workshop(
-        names.read(file),
+    build = Build(
+        world_spec.read(file),
         (options.folder or base.RUN / "playground" / ("shipped" if options.shipped else file.stem)).resolve(),
         host / "comfy" / "sd1_tokenizer",
         report,
@@ -58,4 +58,4 @@ def workshop(options: argparse.Namespace, report: Callable[[str, int, int], None
         ready=shipped.CHECKPOINT if options.shipped else None,
     )
     plans = ("autoencoder", "judge", "second_judge", "denoiser")
-    return replace(shop, **{plan: shortened(getattr(shop, plan), options.steps) for plan in plans})
+    return replace(build, **{plan: shortened(getattr(build, plan), options.steps) for plan in plans})

@@ -10,9 +10,9 @@ from torch import Tensor
 from . import captions
 from .autoencoder import Autoencoder
 from .denoiser import Denoiser
-from .names import World
 from .pictures import Pool, laid_on
 from .training import Plan, Progress
+from .world_spec import World
 
 LEVELS, FIRST, LAST = 1000, 0.00085, 0.012
 PLAN = Plan(steps=8000, batch=64, rate=1e-3, warm_up=200, betas=(0.9, 0.99), average=0.9985, seed=3)
@@ -47,7 +47,7 @@ class Lessons:
         many = torch.randint(self.latents.shape[3], (batch,), generator=random)
         clean = self.latents[shown[:, 0], shown[:, 1], shown[:, 2], many].float()
         named = captions.with_parts_left_out(shown, self._white, random)
-        context = self.tower.parted(self.tokens[captions.row_of(self.world, named)])
+        context = self.tower.split_shared_suffix(self.tokens[captions.row_of(self.world, named)])
         levels = torch.randint(LEVELS, (batch,), generator=random)
         noise = torch.randn(clean.shape, generator=random)
         left = signal(levels)[:, None, None, None]

@@ -69,7 +69,7 @@ class Examples:
     def loss(self, judge: Network, batch: int, random: torch.Generator) -> Tensor:
         """The cross entropy of the three heads, summed, on pictures with noise and shifts."""
         pictures, named = self.draw(batch, random)
-        logits = judge(roughened(pictures, random))
+        logits = judge(augmented(pictures, random))
         return torch.stack([functional.cross_entropy(head, named[:, i]) for i, head in enumerate(logits)]).sum()
 
     def draw(self, batch: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -80,7 +80,7 @@ class Examples:
         return both, torch.cat([named, self.named[chosen]])
 
 
-def roughened(pictures: Tensor, random: torch.Generator) -> Tensor:
+def augmented(pictures: Tensor, random: torch.Generator) -> Tensor:
     """Pictures "b 3 64 64" moved by a few pixels, each eighth of the batch another way, with noise."""
     strength = NOISE * torch.rand(len(pictures), 1, 1, 1, generator=random)
     noisy = pictures + strength * torch.randn(pictures.shape, generator=random)

@@ -18,16 +18,16 @@ from commands.playground.judge import Judge, Network, Verdict
 from . import captions, files, judges, pack, pictures
 from .autoencoder import Autoencoder
 from .denoiser import Denoiser
-from .names import World
-from .stages import CHECKPOINT, Workshop
+from .stages import CHECKPOINT, Build
 from .walk import GUIDANCE, SIDE, STEPS, Painter
+from .world_spec import World
 
 ALONE, BACKGROUNDS = 4, 2
 """Pictures of each object when it is named alone, and backgrounds of each object and style when all are named."""
 
 BATCH, FIRST_SEED, FRESH = 16, 1000, 1000
 HELD_OUT = "held out from training"
-SECOND_JUDGE = shipped.FOLDER.parent / "tests" / "second_judge.safetensors"
+SECOND_JUDGE = Path(__file__).resolve().parents[1] / "second_judge.safetensors"
 
 
 @dataclass(frozen=True)
@@ -73,40 +73,40 @@ def _fully_named(world: World) -> Iterator[Asked]:
                     yield Asked("object, style and background named", name, style, background)
 
 
-def main(shop: Workshop) -> bool:
+def main(build: Build) -> bool:
     """Draw and judge; write `measured.json` into the folder and print it."""
-    checkpoint = checkpoint_of(shop)
-    asked, judging = prompts(shop.world), _judges(shop)
-    drawn = pictures_of(shop)
+    checkpoint = checkpoint_of(build)
+    asked, judging = prompts(build.world), _judges(build)
+    drawn = pictures_of(build)
     verdicts = {name: judge.judge(drawn) for name, judge in judging.items()}
     found = {
         "prompts": len(asked),
         "megabytes": round(checkpoint.stat().st_size / 1e6, 2),
-        "autoencoder_decibels": round(_decibels(shop), 2),
+        "autoencoder_decibels": round(_decibels(build), 2),
         "found": {name: rates(asked, verdict) for name, verdict in verdicts.items()},
         "judges_agree": agreement(*verdicts.values()),
-        "judges_on_fresh_pictures": {name: _on_fresh(shop, judge) for name, judge in judging.items()},
+        "judges_on_fresh_pictures": {name: _on_fresh(build, judge) for name, judge in judging.items()},
     }
     text = json.dumps(found, indent=1) + "\n"
-    files.save_text(text, shop.path("measured.json"))
+    files.save_text(text, build.path("measured.json"))
     sys.stdout.write(text)
     return True
 
 
-def checkpoint_of(shop: Workshop) -> Path:
+def checkpoint_of(build: Build) -> Path:
     """The checkpoint that is measured."""
-    return shop.ready or shop.path(CHECKPOINT)
+    return build.ready or build.path(CHECKPOINT)
 
 
-def pictures_of(shop: Workshop) -> Tensor:
+def pictures_of(build: Build) -> Tensor:
     """Pictures of all prompts, "b 64 64 3" in 0..1 (8 bits deep), kept batch by batch for checkpoint and prompts."""
-    wanted = json.dumps([BATCH, FIRST_SEED, STEPS, GUIDANCE, [each.prompt for each in prompts(shop.world)]])
-    path = shop.path(f"drawn-{files.digest(checkpoint_of(shop).read_bytes(), wanted.encode())}.safetensors")
+    wanted = json.dumps([BATCH, FIRST_SEED, STEPS, GUIDANCE, [each.prompt for each in prompts(build.world)]])
+    path = build.path(f"drawn-{files.digest(checkpoint_of(build).read_bytes(), wanted.encode())}.safetensors")
     kept = load_file(path)["pictures"] if path.exists() else torch.empty(0, SIDE, SIDE, 3, dtype=torch.uint8)
-    tokens = captions.tokens(["", *(each.prompt for each in prompts(shop.world))], shop.tokenizer)
-    painter, nothing, asked = painter_of(checkpoint_of(shop)), tokens[0], tokens[1:]
+    tokens = captions.tokens(["", *(each.prompt for each in prompts(build.world))], build.tokenizer)
+    painter, nothing, asked = painter_of(checkpoint_of(build)), tokens[0], tokens[1:]
     while len(kept) < len(asked):
-        shop.report("drawing", len(kept), len(asked))
+        build.report("drawing", len(kept), len(asked))
         drawn = painter.draw(asked[len(kept) : len(kept) + BATCH], nothing, FIRST_SEED + len(kept))
         kept = torch.cat([kept, (drawn * 255).round().to(torch.uint8)])
         files.save_tensors({"pictures": kept}, path)
@@ -143,26 +143,28 @@ def agreement(first: Verdict, second: Verdict) -> dict[str, str]:
     return found
 
 
-def _judges(shop: Workshop) -> dict[str, Judge | judges.SecondJudge]:
-    ours = shop.path("judge.safetensors"), shop.path("second-judge.safetensors")
-    first, second = (shipped.JUDGE, SECOND_JUDGE) if shop.ready else ours
+def _judges(build: Build) -> dict[str, Judge | judges.SecondJudge]:
+    ours = build.path("judge.safetensors"), build.path("second-judge.safetensors")
+    first, second = (shipped.JUDGE, SECOND_JUDGE) if build.ready else ours
     for missing in (path for path in (first, second) if not path.exists()):
         raise ValueError(f"{missing} is not there: run the stages judge and second-judge first, to their end.")
-    heads = shop.world.heads
+    heads = build.world.heads
     return {"judge": Judge(heads).load(first), "second judge": judges.SecondJudge(heads).load(second)}
 
 
-def _on_fresh(shop: Workshop, judge: Network) -> dict[str, list[float]]:
+def _on_fresh(build: Build, judge: Network) -> dict[str, list[float]]:
     """The shares of pictures that no training has seen, and of their reconstructions, that each head names right."""
-    drawn, named = shop.pool("fresh").draw(min(FRESH, shop.reconstructions), torch.Generator().manual_seed(FIRST_SEED))
-    reconstructed = shop.trained_autoencoder().reconstruct(drawn)
+    drawn, named = build.pool("fresh").draw(
+        min(FRESH, build.reconstructions), torch.Generator().manual_seed(FIRST_SEED)
+    )
+    reconstructed = build.trained_autoencoder().reconstruct(drawn)
     both = {"pictures": drawn, "reconstructed": reconstructed}
     return {kind: [round(each, 4) for each in judges.agreement(judge, many, named)] for kind, many in both.items()}
 
 
-def _decibels(shop: Workshop) -> float:
+def _decibels(build: Build) -> float:
     """The autoencoder on pictures that no training has seen."""
-    pool = shop.pool("fresh")
+    pool = build.pool("fresh")
     fresh = pool.placements.flatten(0, 2)
     laid = pictures.laid_on(fresh, pool.colours[torch.arange(len(fresh)) % len(pool.colours)])
-    return pictures.psnr(laid, shop.trained_autoencoder().reconstruct(laid))
+    return pictures.psnr(laid, build.trained_autoencoder().reconstruct(laid))

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from . import icons
-from .names import World
+from .world_spec import World
 
 SIDE, LARGE = 64, 256
 SCALES, SHIFT, TURN = (0.80, 0.90), 0.05, 0.1  # of the frame, of the frame, rad

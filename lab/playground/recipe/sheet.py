@@ -8,20 +8,20 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from . import measure
-from .names import World
-from .stages import Workshop
+from .stages import Build
+from .world_spec import World
 
 COLUMNS, GAP, TEXT = 4, 6, 14
 QUALITY = 88
 
 
-def main(shop: Workshop) -> bool:
+def main(build: Build) -> bool:
     """Draw what is not drawn yet, and write `contact-sheet.jpg` into the folder."""
-    drawn = measure.pictures_of(shop)
-    count = len(shop.world.objects) * len(shop.world.styles)
-    path = shop.path("contact-sheet.jpg")
+    drawn = measure.pictures_of(build)
+    count = len(build.world.objects) * len(build.world.styles)
+    path = build.path("contact-sheet.jpg")
     unfinished = path.with_name(f"{os.getpid()}-{path.name}")
-    sheet(drawn[:count], shop.world).save(unfinished, quality=QUALITY, optimize=True)
+    sheet(drawn[:count], build.world).save(unfinished, quality=QUALITY, optimize=True)
     os.replace(unfinished, path)
     return True
 

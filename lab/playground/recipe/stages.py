@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from commands.playground.judge import Judge, Network
 
-from . import autoencoder, captions, denoiser, diffusion, files, icons, judges, names, pack, pictures
+from . import autoencoder, captions, denoiser, diffusion, files, icons, judges, pack, pictures, world_spec
 from .training import Loss, Plan, Training
 
 Report = Callable[[str, int, int], None]
@@ -24,10 +24,10 @@ CHECKPOINT = "emoji-world.ckpt"
 
 
 @dataclass(frozen=True)
-class Workshop:
+class Build:
     """What is made, where it is kept, and how long each part of it takes."""
 
-    world: names.World
+    world: world_spec.World
     folder: Path
     tokenizer: Path
     """ComfyUI's comfy/sd1_tokenizer."""
@@ -109,95 +109,95 @@ def _found(path: Path) -> dict[str, Tensor]:
     return load_file(path)
 
 
-def make_pictures(shop: Workshop) -> bool:
+def make_pictures(build: Build) -> bool:
     """Fetch the icons, draw them, and place each many times."""
-    sets = shop.sets or {style: icons.read(icons.fetch(each, shop.folder)) for style, each in icons.PACKAGES.items()}
-    large = pictures.large_icons(shop.world, sets, shop.progress("icons"))
-    placements = pictures.pool(large, shop.many, POOL_SEED, shop.progress("pictures"))
-    fresh = pictures.pool(large, 1, FRESH_SEED, shop.progress("pictures"))
+    sets = build.sets or {style: icons.read(icons.fetch(each, build.folder)) for style, each in icons.PACKAGES.items()}
+    large = pictures.large_icons(build.world, sets, build.progress("icons"))
+    placements = pictures.pool(large, build.many, POOL_SEED, build.progress("pictures"))
+    fresh = pictures.pool(large, 1, FRESH_SEED, build.progress("pictures"))
     drawn = {"placements": placements, "fresh": fresh}
-    files.save_tensors(drawn, shop.path("pictures.safetensors"), {"icons": shop.icons})
+    files.save_tensors(drawn, build.path("pictures.safetensors"), {"icons": build.icons})
     return True
 
 
-def train_autoencoder(shop: Workshop) -> bool:
+def train_autoencoder(build: Build) -> bool:
     """The autoencoder, on the pictures."""
-    pool = shop.pool()
-    torch.manual_seed(shop.autoencoder.seed)
+    pool = build.pool()
+    torch.manual_seed(build.autoencoder.seed)
     model = autoencoder.Autoencoder().to(memory_format=torch.channels_last)
-    if shop.start_from:  # the denoiser that comes with it knows this encoder's latents
-        model.load_state_dict(pack.networks(shop.start_from)[1])
+    if build.start_from:  # the denoiser that comes with it knows this encoder's latents
+        model.load_state_dict(pack.networks(build.start_from)[1])
         model.taesd_encoder.requires_grad_(False)
-    plan, source = shop.autoencoder, shop.source(shop.given)
-    return shop.train(
+    plan, source = build.autoencoder, build.source(build.given)
+    return build.train(
         "autoencoder", model, plan, lambda random: autoencoder.loss(model, pool, plan.batch, random), source
     )
 
 
-def train_judge(shop: Workshop) -> bool:
+def train_judge(build: Build) -> bool:
     """The judge, on the pictures and their reconstructions."""
-    return _train_judge(shop, "judge", shop.judge, Judge)
+    return _train_judge(build, "judge", build.judge, Judge)
 
 
-def train_second_judge(shop: Workshop) -> bool:
+def train_second_judge(build: Build) -> bool:
     """The second judge, on the same."""
-    return _train_judge(shop, "second-judge", shop.second_judge, judges.SecondJudge)
+    return _train_judge(build, "second-judge", build.second_judge, judges.SecondJudge)
 
 
-def _train_judge(shop: Workshop, stage: str, plan: Plan, kind: type[Judge] | type[judges.SecondJudge]) -> bool:
-    model = shop.trained_autoencoder()
-    examples = judges.examples(model, shop.pool(), shop.reconstructions, plan.seed, shop.progress(stage))
+def _train_judge(build: Build, stage: str, plan: Plan, kind: type[Judge] | type[judges.SecondJudge]) -> bool:
+    model = build.trained_autoencoder()
+    examples = judges.examples(model, build.pool(), build.reconstructions, plan.seed, build.progress(stage))
     torch.manual_seed(plan.seed)
-    judge: Network = kind(shop.world.heads)
+    judge: Network = kind(build.world.heads)
     judge = judge.to(memory_format=torch.channels_last)
-    source = shop.source(pack.content(model))
-    done = shop.train(stage, judge, plan, lambda random: examples.loss(judge, plan.batch, random), source)
+    source = build.source(pack.content(model))
+    done = build.train(stage, judge, plan, lambda random: examples.loss(judge, plan.batch, random), source)
     if done:
         half = {name: value.half() for name, value in judge.state_dict().items()}
-        files.save_tensors(half, shop.path(f"{stage}.safetensors"))
+        files.save_tensors(half, build.path(f"{stage}.safetensors"))
     return done
 
 
-def train_denoiser(shop: Workshop) -> bool:
+def train_denoiser(build: Build) -> bool:
     """The denoiser, on latents of the pictures under their captions."""
-    lessons = _lessons(shop)
-    torch.manual_seed(shop.denoiser.seed)
+    lessons = _lessons(build)
+    torch.manual_seed(build.denoiser.seed)
     model = denoiser.Denoiser()
     denoiser.start_at_zero(model)
-    if shop.start_from:
-        model.load_state_dict(pack.networks(shop.start_from)[0])
+    if build.start_from:
+        model.load_state_dict(pack.networks(build.start_from)[0])
     model = model.to(memory_format=torch.channels_last)
-    plan = shop.denoiser
-    encoder = pack.content(shop.trained_encoder().taesd_encoder)
-    source = shop.source(shop.given, encoder)
+    plan = build.denoiser
+    encoder = pack.content(build.trained_encoder().taesd_encoder)
+    source = build.source(build.given, encoder)
     named = files.digest(encoder)
-    return shop.train("denoiser", model, plan, lambda random: lessons.loss(model, plan.batch, random), source, named)
+    return build.train("denoiser", model, plan, lambda random: lessons.loss(model, plan.batch, random), source, named)
 
 
-def _lessons(shop: Workshop) -> diffusion.Lessons:
-    encoder = shop.trained_encoder()
-    path = shop.path(f"latents-{shop.source(pack.content(encoder.taesd_encoder))}.safetensors")
+def _lessons(build: Build) -> diffusion.Lessons:
+    encoder = build.trained_encoder()
+    path = build.path(f"latents-{build.source(pack.content(encoder.taesd_encoder))}.safetensors")
     if not path.exists():
-        made = diffusion.latents(encoder, shop.pool(), shop.progress("latents"))
+        made = diffusion.latents(encoder, build.pool(), build.progress("latents"))
         files.save_tensors({"latents": made.half()}, path)
-    tokens = captions.tokens(captions.all_captions(shop.world), shop.tokenizer)
+    tokens = captions.tokens(captions.all_captions(build.world), build.tokenizer)
     latents = load_file(path)["latents"]
-    return diffusion.Lessons(shop.world, latents, captions.text_tower(), tokens, diffusion.allowed(shop.world))
+    return diffusion.Lessons(build.world, latents, captions.text_tower(), tokens, diffusion.allowed(build.world))
 
 
-def pack_checkpoint(shop: Workshop) -> bool:
+def pack_checkpoint(build: Build) -> bool:
     """One checkpoint of all, and the world's names beside it."""
-    unet, vae = (_found(shop.path(f"{name}.safetensors")) for name in ("denoiser", "autoencoder"))
-    learnt_with = files.about(shop.path("denoiser.safetensors")).get("encoder")
+    unet, vae = (_found(build.path(f"{name}.safetensors")) for name in ("denoiser", "autoencoder"))
+    learnt_with = files.about(build.path("denoiser.safetensors")).get("encoder")
     if learnt_with != files.digest(pack.content(autoencoder.Autoencoder.of(vae).taesd_encoder)):
         raise ValueError("The denoiser has learnt with another encoder than this autoencoder's: run its stage again.")
-    pack.write(pack.state_dict(unet, vae, captions.text_tower()), shop.path(CHECKPOINT))
+    pack.write(pack.state_dict(unet, vae, captions.text_tower()), build.path(CHECKPOINT))
     packages = {style: f"{each.name}@{each.version}" for style, each in icons.PACKAGES.items()}
-    files.save_text(json.dumps(shop.world.as_json() | {"icons": packages}, indent=1) + "\n", shop.path("world.json"))
+    files.save_text(json.dumps(build.world.as_json() | {"icons": packages}, indent=1) + "\n", build.path("world.json"))
     return True
 
 
-STAGES: dict[str, Callable[[Workshop], bool]] = {
+STAGES: dict[str, Callable[[Build], bool]] = {
     "pictures": make_pictures,
     "autoencoder": train_autoencoder,
     "judge": train_judge,

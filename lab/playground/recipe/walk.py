@@ -29,7 +29,7 @@ class Painter:
         """One picture for each row of tokens "b 77", "b 64 64 3" in 0..1; `nothing` holds the empty prompt's, "77"."""
         count = len(tokens)
         noise = torch.randn(count, LATENT, LATENT_SIDE, LATENT_SIDE, generator=torch.Generator().manual_seed(seed))
-        context = self.tower.parted(torch.cat([tokens, nothing.expand(count, -1)]))
+        context = self.tower.split_shared_suffix(torch.cat([tokens, nothing.expand(count, -1)]))
         latents = self._walk(noise, context)
         return self.autoencoder.decode(latents).clamp(0, 1).permute(0, 2, 3, 1)
 

@@ -140,7 +140,7 @@ def registry() -> RunRegistry:
     server: Any = getattr(PromptServer, "instance", None)
     if not hasattr(server, "send_sync"):
         return RunRegistry(None)
-    if not hasattr(server, "esd_board"):
+    if not hasattr(server, "esd_registry"):
         server.esd_registry = RunRegistry(server)
     found: RunRegistry = server.esd_registry
     return found

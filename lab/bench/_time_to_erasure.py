@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from _shapes import Subject
+from _models import Subject
 from torch import Tensor
 
 CONCEPT = "cat"

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from _meter import PeakMemory
-from _shapes import Subject
+from _models import Subject
 
 CONCEPT = "cat"
 

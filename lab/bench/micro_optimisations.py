@@ -1,4 +1,4 @@
-"""Whether known tricks help here: `python run.py bench tried`.
+"""Whether known tricks help here: `python run.py bench micro_optimisations`.
 
 Batched guidance (both prompts of a walk in one call) against two calls; channels-last activations, and weights as
 well; torch.compile.  For each, the seconds of one level of a walk and of one training step, against the network as
@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from _models import LATENTS, subject
 from _playground_run import write_json
-from _probe import Call, Probe
-from _shapes import LATENTS, subject
+from _single_calls import Call, Probe
 
 VARIANTS = ("as it is", "two calls", "channels-last activations", "channels-last", "compile")
 
@@ -105,8 +105,8 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["playground"], choices=sorted(LATENTS))
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--latent", type=int, default=0, help="side of the latent (0: the model's own)")
-    parser.add_argument("--walks", type=int, default=1, help="walks at a time")
-    parser.add_argument("--batch", type=int, default=1, help="training points in a step")
+    parser.add_argument("--walks", type=int, default=1, help="trajectories at a time")
+    parser.add_argument("--batch", type=int, default=1, help="training examples in a step")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
