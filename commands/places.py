@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from .playground.world import CHECKPOINT
 from .talk import Address, ServerError
 
 ROOT = Path(os.path.abspath(__file__)).parents[1]
 """The pack as it was started: where it is a link in custom_nodes, the link."""
 
-CHECKPOINT = ROOT / "workflows" / "models" / "emoji-world.ckpt"
 FOLDER = "esd/check"
 """Where below the output folder the check's files go."""
 

@@ -7,9 +7,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..esd.formats.load import INTERPRETATIONS
-from .host.files import folders, graph
+from .host.files import folders, graph, published
 from .host.model import apply as host
-from .host.model import network_view
 from .schema import advanced, finding, saying
 from .sockets import CATEGORY, Weights
 
@@ -71,7 +70,7 @@ class ESDLoadErasure(io.ComfyNode):
         """Read, compare and apply."""
         came_from = "model" if base_model is None else "base_model"
         base_path = graph.base_file(cls.hidden.prompt, cls.hidden.unique_id, came_from)
-        found = network_view.load(folders.path_of(file), model, interpret, base_model, base_path)
+        found = published.load(folders.path_of(file), model, interpret, base_model, base_path)
         erased = host.apply(model, found.weights, 1.0)
         lines = [found.summary, *found.warnings]
         return io.NodeOutput(erased, found.weights, ui={"text": lines})

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
-CHECKPOINT = FOLDER / "emoji-world.ckpt"
+CHECKPOINT = FOLDER.parents[1] / "workflows" / "models" / "emoji-world.ckpt"
 JUDGE = FOLDER / "judge.safetensors"
 _NAMES = json.loads((FOLDER / "world.json").read_text(encoding="utf-8"))
 

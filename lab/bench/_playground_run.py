@@ -25,6 +25,7 @@ import torch  # noqa: E402
 from commands import inprocess  # noqa: E402
 from commands.playground.world import Rate  # noqa: E402
 from lab.launch import base  # noqa: E402
+from lab.paths import OWN_HOST, RUN  # noqa: E402
 
 STARTED_IN = Path.cwd()
 """The host wants another working folder; file names on the command line are meant from here."""
@@ -41,8 +42,8 @@ class Playground:
         self.picture_steps = picture_steps
         logging.disable(logging.INFO)
         os.environ.setdefault("TQDM_DISABLE", "1")
-        host = Path(os.environ.get("COMFYUI_PATH") or base.OWN_HOST).resolve()
-        inprocess.start(host, base.prepare_base(base.RUN / "bench", host))
+        host = Path(os.environ.get("COMFYUI_PATH") or OWN_HOST).resolve()
+        inprocess.start(host, base.prepare_base(RUN / "bench", host))
         from esd_pack.commands.playground.judge import load_judge
         from esd_pack.nodes.host.files import load
         from esd_pack.nodes.host.images import sampling

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from _playground_run import write_json  # noqa: E402
 
 from commands.inprocess import as_package  # noqa: E402
-from lab.launch.base import RUN  # noqa: E402
+from lab.paths import RUN  # noqa: E402
 
 as_package()
 

@@ -19,9 +19,10 @@ import psutil
 from _playground_run import STARTED_IN, write_json
 
 from commands.graph import new_node
-from lab.launch.base import CHECKPOINT, OWN_HOST
+from lab.launch.base import CHECKPOINT
 from lab.launch.server import Server
 from lab.launch.workflow import set_input
+from lab.paths import OWN_HOST
 
 WARM = 5
 """Runs that may still grow."""

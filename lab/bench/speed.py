@@ -81,12 +81,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--repeats", type=int, default=3, help="runs of each arm, each with a seed of its own")
     made.add_argument("--points", type=int, default=0, help="training examples a run (0: 20, few on large models)")
     made.add_argument("--latent", type=int, default=0, help="side of the latent (0: the model's own)")
-    made.add_argument(
-        "--num-inference-steps", type=int, default=0, help="steps of a trajectory (0: the arm's own 50)"
-    )
-    made.add_argument(
-        "--trajectory-batch", type=int, default=0, help="trajectories at a time (0: the arm's own)"
-    )
+    made.add_argument("--num-inference-steps", type=int, default=0, help="steps of a trajectory (0: the arm's own 50)")
+    made.add_argument("--trajectory-batch", type=int, default=0, help="trajectories at a time (0: the arm's own)")
     made.add_argument("--method", default="esd-x")
     made.add_argument("--optimizer", default="adamw", help="of our arms")
     made.add_argument("--erased", action="store_true", help="train on until the judge finds the concept gone")

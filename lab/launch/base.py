@@ -9,9 +9,8 @@ import shutil
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-RUN = ROOT / ".run"
-OWN_HOST = RUN / "ComfyUI"
+from lab.paths import OWN_HOST, ROOT
+
 PACK = "esd-concept-erasure"
 CHECKPOINT = "emoji-world.ckpt"
 PUBLISHED = "emoji-world-cat-esd-x.pt"

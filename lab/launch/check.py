@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 from commands import check
+from lab.paths import RUN
 
-from .base import RUN
 from .demo import started
 from .server import device_arguments
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from commands.playground import world
 from commands.playground.world import Rate
+from lab.paths import ROOT, RUN
 
+from ..progress import ProgressLine, PromptProgress
 from . import workflow
-from .base import ROOT, RUN
-from .progress import ProgressLine, PromptProgress
 from .server import Server, device_arguments
 
 if TYPE_CHECKING:

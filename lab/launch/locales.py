@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from commands import inprocess
+from lab.paths import OWN_HOST, ROOT, RUN
 
 from . import base
 
-FOLDER = base.ROOT / "locales"
+FOLDER = ROOT / "locales"
 FILE = "nodeDefs.json"
 ENGLISH = "en"
 
@@ -109,8 +110,8 @@ def _report(language: str, english: Definitions) -> int:
 
 
 def _classes() -> list[Any]:
-    host = Path(os.environ.get("COMFYUI_PATH") or base.OWN_HOST).resolve()
-    inprocess.start(host, base.prepare_base(base.RUN / "locales", host))
+    host = Path(os.environ.get("COMFYUI_PATH") or OWN_HOST).resolve()
+    inprocess.start(host, base.prepare_base(RUN / "locales", host))
     from esd_pack.nodes.extension import EsdExtension
 
     return list(asyncio.run(EsdExtension().get_node_list()))

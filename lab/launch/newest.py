@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import MutableMapping
 
-from .base import ROOT
+from lab.paths import ROOT
 
 FOLDER, PYTHON = "ESD_NEWEST_COMFYUI", "ESD_NEWEST_PYTHON"
 SKIPPED = (

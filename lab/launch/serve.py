@@ -9,8 +9,10 @@ import subprocess
 import webbrowser
 from pathlib import Path
 
-from .base import PACK, RUN
-from .progress import ProgressLine
+from lab.paths import RUN
+
+from ..progress import ProgressLine
+from .base import PACK
 from .server import Server, ServerError, device_arguments, free_port, port_is_free
 
 USUAL_PORT = 8188

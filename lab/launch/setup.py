@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.paths import OWN_HOST, ROOT, RUN
+
 from . import newest
-from .base import OWN_HOST, ROOT, RUN
 
 HERE = Path(__file__).resolve().parent
 VENV, TOOLS, TEST_PACKAGES = RUN / "venv", RUN / "tools", RUN / "test-packages"

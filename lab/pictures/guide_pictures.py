@@ -21,6 +21,7 @@ from playwright.sync_api import Page  # noqa: E402
 
 from lab.launch import base  # noqa: E402
 from lab.launch.server import Server  # noqa: E402
+from lab.paths import OWN_HOST  # noqa: E402
 from support import browser  # noqa: E402
 from support.page_graphs import MAKE, SAMPLING, Graph, Node  # noqa: E402
 
@@ -141,7 +142,7 @@ def finished(page: Page, queue: bool) -> None:
 
 def main(names: list[str]) -> None:
     """Take the pictures of the named steps, or of all."""
-    host = Path(os.environ.get("COMFYUI_PATH") or base.OWN_HOST).resolve()
+    host = Path(os.environ.get("COMFYUI_PATH") or OWN_HOST).resolve()
     with tempfile.TemporaryDirectory() as folder, Server(host, Path(folder), arguments=["--cpu"]) as server:
         server.wait()
         for first in [name for name in names or GRAPHS if name not in AFTER]:

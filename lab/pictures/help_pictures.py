@@ -21,6 +21,7 @@ from playwright.sync_api import Page  # noqa: E402
 
 from lab.launch import base  # noqa: E402
 from lab.launch.server import Server  # noqa: E402
+from lab.paths import OWN_HOST  # noqa: E402
 from support import browser  # noqa: E402
 from support.page_graphs import CAT, ERASE, FILE, LINKS, LOAD, MAKE, PLAIN, SAMPLING, STOCK, TRAIN, Graph  # noqa: E402
 
@@ -200,7 +201,7 @@ def save(png: bytes, path: Path, widest: int = WIDEST, largest: int = LARGEST) -
 
 def main(names: list[str]) -> None:
     """Take the pictures of the named pages, or of all."""
-    host = Path(os.environ.get("COMFYUI_PATH") or base.OWN_HOST).resolve()
+    host = Path(os.environ.get("COMFYUI_PATH") or OWN_HOST).resolve()
     with tempfile.TemporaryDirectory() as folder, Server(host, Path(folder), arguments=["--cpu"]) as server:
         prepare(server.wait())
         for name in names or GRAPHS:

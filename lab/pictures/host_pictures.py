@@ -16,6 +16,7 @@ sys.path[:0] = [str(ROOT)]
 
 from lab.launch import base  # noqa: E402
 from lab.launch.server import Server  # noqa: E402
+from lab.paths import OWN_HOST  # noqa: E402
 
 TARGET = ROOT / "lab" / "playground" / "drawn-by-the-host.png"
 ROWS = (
@@ -50,7 +51,7 @@ def prompt_for(words: str) -> dict[str, Any]:
 
 def main() -> None:
     """Draw the rows and write the sheet."""
-    host = Path(os.environ.get("COMFYUI_PATH") or base.OWN_HOST).resolve()
+    host = Path(os.environ.get("COMFYUI_PATH") or OWN_HOST).resolve()
     sheet = Image.new("RGB", (EACH * SIDE, len(ROWS) * SIDE))
     with tempfile.TemporaryDirectory() as folder, Server(host, Path(folder), arguments=["--cpu"]) as server:
         server.wait()

@@ -24,6 +24,7 @@ from safetensors.torch import load_file  # noqa: E402
 from lab.launch import base  # noqa: E402
 from lab.launch.server import Server  # noqa: E402
 from lab.launch.workflow import nodes_of, to_prompt, upstream  # noqa: E402
+from lab.paths import OWN_HOST  # noqa: E402
 
 WORKFLOW = ROOT / "workflows" / "erase_an_object.json"
 
@@ -62,7 +63,7 @@ def squeeze(path: Path) -> None:
 
 def main() -> None:
     """Train, save, and write the file."""
-    host = Path(os.environ.get("COMFYUI_PATH") or base.OWN_HOST).resolve()
+    host = Path(os.environ.get("COMFYUI_PATH") or OWN_HOST).resolve()
     target = ROOT / "workflows" / "models" / base.PUBLISHED
     with tempfile.TemporaryDirectory() as folder:
         with Server(host, Path(folder), arguments=["--cpu"]) as server:

@@ -20,9 +20,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from help_pictures import save  # noqa: E402
 
-from lab.launch import base  # noqa: E402
 from lab.launch.server import Server  # noqa: E402
 from lab.launch.workflow import MUTED, to_prompt  # noqa: E402
+from lab.paths import OWN_HOST  # noqa: E402
 
 FOLDER = ROOT / "workflows"
 WIDEST, LARGEST = 1200, 100_000
@@ -48,7 +48,7 @@ def result(server: Server, workflow: dict[str, Any]) -> bytes:
 
 def main(names: list[str]) -> None:
     """Run the named workflows, or all."""
-    host = Path(os.environ.get("COMFYUI_PATH") or base.OWN_HOST).resolve()
+    host = Path(os.environ.get("COMFYUI_PATH") or OWN_HOST).resolve()
     with tempfile.TemporaryDirectory() as folder, Server(host, Path(folder), arguments=["--cpu"]) as server:
         server.wait()
         for name in names or sorted(path.stem for path in FOLDER.glob("*.json")):

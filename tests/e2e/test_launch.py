@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from lab.launch import arguments, base, demo, newest, progress, server, setup
+from lab import progress
+from lab.launch import arguments, base, demo, newest, server, setup
 
 ROOT = Path(__file__).resolve().parents[2]
 

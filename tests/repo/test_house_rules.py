@@ -34,28 +34,12 @@ HOST_MODULES = {
     "api_server",
     "main",
 }
-COMMANDS = sorted((ROOT / "commands").glob("*.py"))
+COMMANDS = sorted((ROOT / "commands").rglob("*.py"))
 STARTERS = {"subprocess", "multiprocessing", "ctypes", "pty", "webbrowser"}
 """Modules that start programs; the registry asks for none of them."""
 
-METHOD_TESTS = [
-    ROOT / "tests" / f"{name}.py"
-    for name in (
-        *(
-            "bounds",
-            "fakes",
-            "mutations",
-            "mutants",
-            "tried",
-            "test_bad_files",
-            "test_concepts_settings",
-            "test_examples",
-        ),
-        *("test_files", "test_formats", "test_fuzz_files", "test_objective", "test_properties", "test_resume"),
-        *("test_train",),
-    )
-]
-"""The tests of esd/ and what they use, which run where there is no host."""
+METHOD_TESTS = [path for room in ("method", "formats") for path in sorted((ROOT / "tests" / room).glob("*.py"))]
+"""The tests of esd/, which run where there is no host."""
 
 FIXTURES = {"comfy", "comfy_path", "comfy_base", "node_classes", "playground", "host", "page", "object_info"}
 TORCH_AND_FRIENDS = {"torch", "einops", "safetensors"}
@@ -127,6 +111,82 @@ def test_no_test_file_imports_the_host_before_a_fixture_has_made_it_ready(path):
     assert not [name for name in names if name.startswith("esd_pack.nodes")]
 
 
+HOST = "nodes/host"
+METHOD = {"esd/errors", "esd/files", "esd", "esd/formats"}
+ROOMS: dict[str, set[str]] = {
+    "esd/errors": set(),
+    "esd/files": {"esd/errors"},
+    "esd": {"esd/errors", "esd/files"},
+    "esd/formats": {"esd/errors", "esd/files", "esd"},
+    "nodes/ui": set(),
+    HOST: METHOD,
+    f"{HOST}/families": METHOD | {HOST},
+    f"{HOST}/model": METHOD | {HOST, f"{HOST}/families"},
+    f"{HOST}/files": METHOD | {HOST, f"{HOST}/families", f"{HOST}/model", "."},
+    f"{HOST}/images": METHOD | {HOST, f"{HOST}/families", f"{HOST}/model"},
+    f"{HOST}/run": METHOD | {HOST, f"{HOST}/families", f"{HOST}/model", f"{HOST}/files"},
+    "nodes": METHOD
+    | {"nodes/ui", *(f"{HOST}{each}" for each in ("", "/families", "/model", "/files", "/images", "/run"))},
+    "commands/playground": set(),
+    "commands": METHOD | {"commands/playground", "nodes", f"{HOST}/files", f"{HOST}/run", "."},
+    "lab": set(),
+    "lab/reference": set(),
+    "lab/playground/recipe": {"lab", "commands/playground"},
+    "lab/launch": {"lab", "lab/playground/recipe", "commands", "commands/playground", "nodes"},
+    "lab/pictures": {"lab", "lab/launch"},
+}
+"""Which room may import which: each only rooms that stand before it.  The root (".") has the version."""
+
+
+def room(path: Path) -> str:
+    """The folder of a file; the errors, which all of esd/ raises, are a room of their own."""
+    name = name_of(path)
+    return "esd/errors" if name == "esd/errors.py" else name.rpartition("/")[0] or "."
+
+
+def files_imported(path: Path) -> Iterator[Path]:
+    """The files of the repository that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = list(path.relative_to(ROOT).parent.parts)
+            start = above[: len(above) - node.level + 1] if node.level else []
+            module = ".".join([*start, *([node.module] if node.module else [])])
+            names = [module, *(f"{module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            place = ROOT / name.removeprefix("esd_pack.").replace(".", "/")
+            for found in (place.with_suffix(".py"), place / "__init__.py"):
+                if found.is_file() and found != path:
+                    yield found
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in SOURCES if "tests" not in p.parts and "bench" not in p.parts and room(p) != "."], ids=name_of
+)
+def test_rooms_import_only_rooms_below_them(path):
+    allowed = ROOMS[room(path)] | {room(path)}
+    up = {
+        name_of(found) for found in files_imported(path) if room(found) not in allowed and found.name != "__init__.py"
+    }
+    assert up == set()
+
+
+def test_no_room_is_above_itself():
+    order = list(ROOMS)
+    for name, below in ROOMS.items():
+        assert all(order.index(each) < order.index(name) for each in below - {"."}), name
+
+
+def test_tests_import_from_no_test():
+    for path in (ROOT / "tests").rglob("*.py"):
+        assert not [found for found in files_imported(path) if found.name.startswith("test_")]
+        assert not {module for module, level in imports(path) if module.startswith("test_") and not level}, name_of(
+            path
+        )
+
+
 def test_ruff_asks_for_all_that_the_host_asks_for(comfy_path):
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["ruff"]["lint"]
     theirs = tomllib.loads((comfy_path / "pyproject.toml").read_text("utf-8"))["tool"]["ruff"]["lint"]["select"]
@@ -138,14 +198,14 @@ def test_ruff_asks_for_all_that_the_host_asks_for(comfy_path):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "nodes").rglob("*.py")), ids=name_of)
-def test_nodes_import_nothing_of_launch_tests_and_playground(path):
+def test_nodes_import_nothing_that_is_beside_them(path):
     imported = {module.partition(".")[0] for module, _ in imports(path)}
-    assert not imported & {"launch", "tests", "playground", "bench", "esd_pack"}
+    assert not imported & {"lab", "tests", "commands", "support", "esd_pack"}
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=name_of)
 def test_commands_use_what_ships_and_what_the_host_brings_and_start_no_program(path):
-    shipped = {"commands", "playground", "esd_pack"} | TORCH_AND_FRIENDS | {"numpy", "PIL"} | HOST_MODULES
+    shipped = {"commands", "esd_pack"} | TORCH_AND_FRIENDS | {"numpy", "PIL"} | HOST_MODULES
     allowed = shipped | set(sys.stdlib_module_names) - STARTERS
     assert {module for module, level in imports(path) if not level} <= allowed
 

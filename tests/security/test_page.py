@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from support import browser
 from support.outcomes import record
+from support.paths import CHECKPOINT
 from support.watched_graph import graph
 
 SCRIPTS = (
@@ -60,9 +61,8 @@ def opened(host):
 
 def to_k():
     """The shape of that layer in the playground."""
-    from test_compute import CHECKPOINT, NAME, PREFIX
-
-    return torch.load(CHECKPOINT, weights_only=True)["state_dict"][PREFIX + NAME].shape
+    name = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight"
+    return torch.load(CHECKPOINT, weights_only=True)["state_dict"][name].shape
 
 
 def show(page, prompt):

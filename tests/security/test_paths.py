@@ -427,7 +427,7 @@ def test_a_link_in_a_models_folder_is_read_as_the_host_reads_it_and_tells_nothin
     bad = [
         link(place.models / "esd" / f"bad.{end}", place.outside / "secret.txt") for end in ("safetensors", "pt", "ckpt")
     ]
-    load, path_of = module("model.network_view").load, module("files.folders").path_of
+    load, path_of = module("files.published").load, module("files.folders").path_of
     found = load(path_of("good.safetensors"), place.parts.model, "auto")
     assert len(found.weights.differences) == 1
     for path in bad:

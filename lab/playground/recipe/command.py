@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from commands.playground import world as shipped
-from lab.launch import base
-from lab.launch.progress import ProgressLine
+from lab.paths import OWN_HOST, RUN
+from lab.progress import ProgressLine
 
 from . import measure, sheet, world_spec
 from .stages import STAGES, Build, shortened
@@ -48,10 +48,10 @@ def main(options: argparse.Namespace) -> int:
 def workshop(options: argparse.Namespace, report: Callable[[str, int, int], None]) -> Build:
     """What the options ask for."""
     file = options.world or world_spec.WORLD
-    host = Path(os.environ.get("COMFYUI_PATH") or base.OWN_HOST).resolve()
+    host = Path(os.environ.get("COMFYUI_PATH") or OWN_HOST).resolve()
     build = Build(
         world_spec.read(file),
-        (options.folder or base.RUN / "playground" / ("shipped" if options.shipped else file.stem)).resolve(),
+        (options.folder or RUN / "playground" / ("shipped" if options.shipped else file.stem)).resolve(),
         host / "comfy" / "sd1_tokenizer",
         report,
         start_from=options.start_from.resolve() if options.start_from else None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import comfy.model_management
@@ -15,10 +14,8 @@ from torch import Tensor
 from ....esd.erasure import Erasure
 from ....esd.errors import EsdError
 from ....esd.formats.diffusers import UnetShape
-from ....esd.formats.load import Base, Imported, load_erasure
 from ....esd.formats.network import Network
 from ..families import identify
-from ..files.metadata import sha256
 from .weights import seen_weights
 
 log = logging.getLogger("esd")
@@ -42,18 +39,6 @@ def network_of(model: Any) -> Network:
 def diffusers_map(unet_config: dict[str, Any], names: Any) -> dict[str, str]:
     """diffusers name to host name for the tensors that are there: the host's own map without its dead entries."""
     return {d: h for d, h in comfy.utils.unet_to_diffusers(unet_config).items() if h in names}
-
-
-def load(path: Path, model: Any, interpret: str, base_model: Any = None, base_path: Path | None = None) -> Imported:
-    """A file as erased weights for the MODEL; `base_path` is its base's file.  Warnings go to the log, too."""
-    with torch.inference_mode(False), torch.no_grad():
-        trained_from = network_of(base_model) if base_model is not None else None
-        base = Base(network_of(model), trained_from, lambda: sha256(base_path) if base_path else "")
-        found = load_erasure(path, base, interpret)
-    log.info("ESD: %s is %s", path.name, found.summary)
-    for warning in found.warnings:
-        log.warning("ESD: %s: %s", path.name, warning)
-    return found
 
 
 def base_network(model: Any, weights: Erasure, purpose: str) -> Network:

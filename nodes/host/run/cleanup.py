@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -10,7 +11,8 @@ import folder_paths
 import psutil
 
 from ....esd.files.atomic import writer_of
-from .store import log
+
+log = logging.getLogger("esd")
 
 
 def delete_partials() -> None:

@@ -443,7 +443,7 @@ def _(world: World) -> Any:
 @state("a published file, loaded and drawn")
 def _(world: World) -> Any:
     path = world.output.parent / "models" / "esd" / base.PUBLISHED
-    found = world.module("nodes.host.model.network_view").load(path, world.model, "auto")
+    found = world.module("nodes.host.files.published").load(path, world.model, "auto")
     applied = world.module("nodes.host.model.apply").apply(world.model, found.weights, 1.0)
     return dict(found.weights.differences), world.drawn(applied), world.drawn()
 
