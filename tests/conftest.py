@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+pytest.register_assert_rewrite("support")
+
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINT = "emoji-world.ckpt"
 
@@ -123,6 +125,16 @@ def playground(comfy: Any) -> tuple[Any, Any, Any]:
     """MODEL, CLIP and VAE of the playground, as the stock loader gives them in this process; never change them."""
     model, clip, vae = comfy.NODE_CLASS_MAPPINGS["CheckpointLoaderSimple"]().load_checkpoint(CHECKPOINT)
     return model, clip, vae
+
+
+@pytest.fixture(scope="session")
+def tiny(comfy: Any, node_classes: Any, playground: Any) -> Any:
+    """A tiny MODEL, the playground's CLIP encoding each prompt once, and its VAE, for what no picture shows."""
+    from support.graphs import CachedTextEncoder
+    from support.tiny import tiny_model
+
+    _, clip, vae = playground
+    return types.SimpleNamespace(model=tiny_model(), clip=CachedTextEncoder(clip), vae=vae)
 
 
 @pytest.fixture(scope="session")

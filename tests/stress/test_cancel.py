@@ -12,8 +12,8 @@ from support.short_runs import module
 
 
 @pytest.fixture(scope="module")
-def world(comfy, node_classes, comfy_base):
-    made = make_world(comfy, comfy_base)
+def world(comfy, tiny, comfy_base):
+    made = make_world(comfy, comfy_base, tiny)
     made.clear()
     yield made
     made.clear()

@@ -21,10 +21,16 @@ ERRORS = (MemoryError, lambda: torch.cuda.OutOfMemoryError(DEVICE), lambda: Runt
 
 
 @pytest.fixture(scope="module")
-def world(comfy, node_classes, comfy_base):
-    made = make_world(comfy, comfy_base)
+def world(comfy, tiny, comfy_base):
+    made = make_world(comfy, comfy_base, tiny)
     yield made
     made.clear()
+
+
+@pytest.fixture(scope="module")
+def saving(comfy, node_classes, comfy_base):
+    """The playground, whose checkpoint is in a file."""
+    return make_world(comfy, comfy_base)
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +141,8 @@ def short_of_memory(kind, error):
 
 
 @pytest.mark.parametrize("kind", SAVES)
-def test_in_a_save_no_file_is_left(world, kind):
-    outcome = world.erase()
+def test_in_a_save_no_file_is_left(saving, kind):
+    world, outcome = saving, saving.erase()
     errors = ERRORS if SAVES[kind][0] == "ESDSaveErasure" else ERRORS[1:2]  # a checkpoint is loaded for every try
     for error in errors:
         with undisturbed(world), short_of_memory(kind, error):

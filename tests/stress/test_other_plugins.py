@@ -10,29 +10,30 @@ from typing import Any
 import pytest
 import torch
 
-from support.graphs import CachedTextEncoder, Graph, slot
+from support.graphs import Graph, slot
 from support.other_plugin import BESIDE, HIDING, IN_PLACE, WITHIN
 from support.outcomes import record
 from support.paths import ROOT
-from support.short_runs import INPUTS, NAME, QUICK
+from support.short_runs import INPUTS, QUICK
+from support.tiny import tiny_model
 
 STEPS = 3
 
 
 @pytest.fixture(scope="module")
-def world(comfy, node_classes):
+def world(comfy, tiny, playground):
     """A MODEL, its CLIP and VAE, with the other plugin loaded beside the pack."""
-    assert asyncio.run(comfy.load_custom_node(str(ROOT / "tests" / "other_plugin")))
-    model, clip, vae = comfy.NODE_CLASS_MAPPINGS["CheckpointLoaderSimple"]().load_checkpoint(NAME)
+    assert asyncio.run(comfy.load_custom_node(str(ROOT / "tests" / "support" / "other_plugin")))
+    clip = playground[1]
     encode = comfy.NODE_CLASS_MAPPINGS["CLIPTextEncode"]()
     with torch.inference_mode():
         prompts = {text: encode.encode(clip, text)[0] for text in ("cat", "")}
-    return SimpleNamespace(host=comfy, model=model, clip=CachedTextEncoder(clip), vae=vae, prompts=prompts)
+    return SimpleNamespace(host=comfy, **vars(tiny), prompts=prompts)
 
 
 def fresh(world):
     """A MODEL with a network of its own, for what cannot be taken back."""
-    return world.host.NODE_CLASS_MAPPINGS["CheckpointLoaderSimple"]().load_checkpoint(NAME)[0]
+    return tiny_model()
 
 
 def changed(world, model, way):

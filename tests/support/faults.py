@@ -43,7 +43,7 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork") or resource is None, rea
 
 @dataclass
 class HostFixture:
-    """The playground in the host of this process, and the folder that it writes to."""
+    """A MODEL with its CLIP and VAE in the host of this process, and the folder that it writes to."""
 
     comfy: Any
     model: Any
@@ -76,8 +76,10 @@ class HostFixture:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def make_world(comfy: Any, base: Path) -> HostFixture:
-    """The world, by the stock loader."""
+def make_world(comfy: Any, base: Path, tiny: Any = None) -> HostFixture:
+    """The playground, by the stock loader; or the tiny MODEL, for runs that save no checkpoint."""
+    if tiny is not None:
+        return HostFixture(comfy, tiny.model, tiny.clip, tiny.vae, base)
     return HostFixture(comfy, *comfy.NODE_CLASS_MAPPINGS["CheckpointLoaderSimple"]().load_checkpoint(CHECKPOINT), base)
 
 

@@ -149,6 +149,10 @@ class CachedTextEncoder:
         """`clip` is the real one."""
         self.clip, self.answers = clip, dict[str, Any]()
 
+    def __getattr__(self, name: str) -> Any:
+        """All else is the real one's."""
+        return getattr(self.clip, name)
+
     def tokenize(self, prompt: str) -> str:
         """The prompt itself."""
         return prompt

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 SAVES = {
-    "as source": ("ESDSaveCheckpoint", "checkpoint", "calculate_weight"),
-    "as loaded": ("ESDSaveCheckpoint", "saving", "_host_save"),
-    "difference": ("ESDSaveErasure", "exports", "save_differences"),
-    "lora": ("ESDSaveErasure", "exports", "decompose"),
-    "official": ("ESDSaveErasure", "exports", "write_stream"),
-    "diffusers unet": ("ESDSaveErasure", "exports", "write_unet"),
+    "as source": ("ESDSaveCheckpoint", "files.checkpoint", "calculate_weight"),
+    "as loaded": ("ESDSaveCheckpoint", "files.save", "_host_save"),
+    "difference": ("ESDSaveErasure", "files.export", "save_differences"),
+    "lora": ("ESDSaveErasure", "files.export", "decompose"),
+    "official": ("ESDSaveErasure", "files.export", "write_stream"),
+    "diffusers unet": ("ESDSaveErasure", "files.export", "write_unet"),
 }
 
 
