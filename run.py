@@ -28,7 +28,7 @@ def main() -> int:
         return _complain(problem)
     rest = _for_pytest(rest) if command == "test" else rest
     try:
-        return _hand_over(setup.ensure(for_tests=command in ("test", "playground", "bench")), [command, *rest])
+        return _hand_over(setup.ensure(for_tests=command in ("test", "lint", "playground", "bench")), [command, *rest])
     except KeyboardInterrupt:
         return _complain("\nStopped; the next run goes on from here.", 130)
     except (setup.SetupError, OSError) as error:

@@ -37,7 +37,7 @@ FORMAT = "esd-check-1"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that the check has however it is started."""
+    """Return the options that the check has however it is started."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the JSON to this file instead of printing it")
     parser.add_argument("--steps", type=int, default=Recipe.steps, help="training steps (default: %(default)s)")
     parser.add_argument(
@@ -47,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def own_parser() -> argparse.ArgumentParser:
-    """The command line of a check against a ComfyUI that runs already."""
+    """Return the command line of a check against a ComfyUI that runs already."""
     parser = argparse.ArgumentParser(prog="check.py", description=__doc__)
     parser.add_argument("--url", default=URL, help="where ComfyUI answers (default: %(default)s)")
     parser.add_argument("--comfyui", type=Path, metavar="FOLDER", help="ComfyUI's own folder, where main.py is")
@@ -85,7 +85,7 @@ def require_packages() -> None:
 
 
 def greeted(server: Address) -> Json:
-    """What the server says about itself; raises ServerError where none answers or the pack is not in it."""
+    """Return what the server says about itself; raise ServerError where none answers or the pack is not in it."""
     try:
         stats = dict(server.get("/system_stats"))
         if not (stats["devices"] and stats["system"]["argv"]):
@@ -102,7 +102,7 @@ def greeted(server: Address) -> Json:
 
 
 def about(stats: Json, recipe: Recipe) -> Json:
-    """The figures before anything has run."""
+    """Return the figures before anything has run."""
     inprocess.as_package()
     from esd_pack.version import VERSION
 
@@ -147,7 +147,7 @@ def on_device(server: Address, recipe: Recipe, figures: Json, outputs: list[Path
 
 
 def same(metadata: dict[str, str], version: str) -> Json:
-    """What must be the same here and in the server: the pack, and the file that is erased from."""
+    """Return what must be the same here and in the server: the pack, and the file that is erased from."""
     return {
         "pack": {"here": version, "server": metadata.get("esd.version", "")},
         "base file": {"here": compare.sha256(places.CHECKPOINT), "server": metadata.get("esd.base_sha256", "")},

@@ -34,7 +34,7 @@ def _finite(value: float) -> float | None:
 
 
 def sha256(path: Path) -> str:
-    """The hash of a small file."""
+    """Return the hash of a small file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -51,7 +51,7 @@ def erase(server: talk.Address, recipe: Recipe, leavings: Leavings, memory: Memo
 
 
 def graph(info: Json, recipe: Recipe, precision: str) -> Json:
-    """The prompt; pictures are drawn in the host's own choice of precision alone."""
+    """Return the prompt; pictures are drawn in the host's own choice of precision alone."""
     anew = random.randrange(10**4, 10**5)  # noqa: S311 - more than the steps: none is kept, and nothing is cached
     run = {"start": "start over", "preview_every": 0, "snapshot_every": anew, **recipe.settings}
     links = {"model": ["load", 0], "clip": ["load", 1], "concepts": ["concept", 0], "settings": ["settings", 0]}
@@ -84,7 +84,7 @@ class Memory:
         self.before = self.after = self.least = self.look()
 
     def look(self) -> Json:
-        """The device as the server reports it now."""
+        """Return the device as the server reports it now."""
         return dict(self.server.get("/system_stats")["devices"][0])
 
     def again(self) -> None:
@@ -103,7 +103,7 @@ class MonitoredRun:
     """Hears of a run from the pack's own route while it is on, and says on the terminal how far it is."""
 
     def __init__(self, server: talk.Address, memory: Memory) -> None:
-        """The run is known by the id of its graph."""
+        """Return the run is known by the id of its graph."""
         self.server, self.memory, self.workflow = server, memory, f"esd-check-{uuid.uuid4().hex}"
         self.run: Json = {}
         self.start = self.told = time.monotonic()

@@ -25,12 +25,12 @@ def is_widget(spec: list[Any]) -> bool:
 
 
 def options_of(spec: list[Any]) -> Json:
-    """The second half of a specification: default, range and so on."""
+    """Return the second half of a specification: default, range and so on."""
     return spec[1] if len(spec) > 1 else {}
 
 
 def default_of(spec: list[Any]) -> Any:
-    """The value that the page shows in the field of an input until someone changes it."""
+    """Return the value that the page shows in the field of an input until someone changes it."""
     kind, options = spec[0], options_of(spec)
     if "default" in options:
         return options["default"]
@@ -41,6 +41,6 @@ def default_of(spec: list[Any]) -> Any:
 
 
 def new_node(object_info: Json, class_type: str, **inputs: Any) -> Json:
-    """A node of a prompt; fields that are left out have the value that the page would show."""
+    """Return a node of a prompt; fields that are left out have the value that the page would show."""
     fields = {name: default_of(spec) for name, spec in input_specs(object_info[class_type]) if is_widget(spec)}
     return {"class_type": class_type, "inputs": {**fields, **inputs}}

@@ -22,7 +22,7 @@ FOLDER = "esd/check"
 
 
 def host_folder(named: Path | None, argv: Sequence[str]) -> Path:
-    """The folder of ComfyUI's own modules: the named one, or where it is usual; raises ServerError for none."""
+    """Return the folder of ComfyUI's own modules: the named one, or where it is usual; raise ServerError for none."""
     named = named or (Path(os.environ["COMFYUI_PATH"]) if os.environ.get("COMFYUI_PATH") else None)
     usual = [ROOT.parents[1], ROOT.resolve().parents[1], *(Path(word).parent for word in argv[:1])]
     for folder in [named] if named else usual:
@@ -111,13 +111,13 @@ class Leavings:
 
 
 def metadata_of(file: BinaryIO) -> dict[str, str]:
-    """The metadata of a safetensors file that is open at its beginning."""
+    """Return the metadata of a safetensors file that is open at its beginning."""
     header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     return dict(header.get("__metadata__", {}))
 
 
 def values_of(argv: Sequence[str], option: str) -> list[str]:
-    """The values that a command line gives to an option, as two words or as one."""
+    """Return the values that a command line gives to an option, as two words or as one."""
     pairs = [value for word, value in zip(argv, argv[1:], strict=False) if word == option]
     return pairs + [word.partition("=")[2] for word in argv if word.startswith(f"{option}=")]
 

@@ -34,7 +34,7 @@ class Recipe:
         return {"method": "esd-x", "eta": 1.0, "seed": SEED, **training}
 
     def judged(self) -> list[world.Judged]:
-        """What is drawn for the judge: the erased concept, then others, its neighbours first."""
+        """Return what is drawn for the judge: the erased concept, then others, its neighbours first."""
         return world.prompts_for(world.find_subject(CONCEPT), self.pictures) + [
             world.Judged(name, "object", name) for name in others(self.others)
         ]

@@ -66,7 +66,7 @@ ISSUES = "https://github.com/esd-concept-erasure/esd-concept-erasure/issues"
 
 
 def as_text(figures: Json, folders: Iterable[Path]) -> str:
-    """The figures as JSON without paths."""
+    """Return the figures as JSON without paths."""
     return json.dumps(_cleaned(figures, known_folders(folders)), indent=1)
 
 
@@ -88,7 +88,7 @@ _PATH = re.compile(r"""(?:[A-Za-z]:|~)?(?:[\\/]+[^\\/\s'",:;()<>|]+){2,}""")
 
 
 def without_paths(words: str, folders: Sequence[str]) -> str:
-    """The words with known folders as dots, and every other path cut down to its last two parts."""
+    """Return the words with known folders as dots, and every other path cut down to its last two parts."""
     for folder in folders:
         words = words.replace(folder, "...")
     return _PATH.sub(lambda found: ".../" + "/".join(re.split(r"[\\/]+", found.group())[-2:]), words)
@@ -99,7 +99,7 @@ _PRIVATE = re.compile("director|path|config|url|file|listen|origin|header")
 
 
 def arguments_shown(argv: Sequence[str]) -> list[str]:
-    """A command line with dots for what is personal: folders, files and addresses."""
+    """Return a command line with dots for what is personal: folders, files and addresses."""
     shown, last = [], ""
     for word in argv[1:]:
         is_option = word.startswith("--")

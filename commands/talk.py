@@ -47,7 +47,7 @@ class Address:
         return json.loads(text) if text else None
 
     def view(self, file: Json) -> bytes:
-        """The bytes of a file as an output node names it: filename, subfolder and type."""
+        """Return the bytes of a file as an output node names it: filename, subfolder and type."""
         return bytes(self.get("/view?" + urllib.parse.urlencode(file), raw=True))
 
 
@@ -123,7 +123,7 @@ def describe_refusal(answer: Json) -> str:
 
 
 def describe_failure(event: Json) -> str:
-    """What a last event says went wrong, in one line; empty where nothing did."""
+    """Return what a last event says went wrong, in one line; empty where nothing did."""
     data = event.get("data", {})
     if event.get("type") == "execution_error":
         return f"{data['node_type']} (node {data['node_id']}): {data['exception_message'].strip()}"

@@ -45,7 +45,7 @@ class Keep:
 
 
 def make_concept(erase: str, erase_from: str = "", replace_with: str = "", weight: float = 1.0) -> Concept:
-    """A checked concept; raises EsdError where the words or the weight make no sense."""
+    """Return a checked concept; raise EsdError where the words or the weight make no sense."""
     erase, erase_from, replace_with = erase.strip(), erase_from.strip(), replace_with.strip()
     if not erase:
         raise EsdError("The concept is empty: type the words that make the model draw what should be erased.")

@@ -79,16 +79,16 @@ class Denoiser(Protocol):
         """While it is open, `predict` answers as the student (keep it open over backward), else as the base."""
 
     def predict(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        """The network's raw output in its own space (epsilon, v or velocity), "b c h w", float32."""
+        """Return the network's raw output in its own space (epsilon, v or velocity), "b c h w", float32."""
 
     def denoised(self, raw: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
-        """The estimate of x0 that a raw output stands for, "b c h w"."""
+        """Return the estimate of x0 that a raw output stands for, "b c h w"."""
 
     def sigmas(self, steps: int) -> Tensor:
-        """The noise levels of a walk of that many steps, high to low, and a last 0: "steps + 1"."""
+        """Return the noise levels of a walk of that many steps, high to low, and a last 0: "steps + 1"."""
 
     def pure_noise(self, noise: Tensor, sigma: Tensor) -> Tensor:
-        """The x at the first level ("b") of walks that start from standard normal noise, "b c h w"."""
+        """Return the x at the first level ("b") of walks that start from standard normal noise, "b c h w"."""
 
     def difference(self) -> dict[str, Tensor]:
         """Student minus base by name, float32, on the CPU."""

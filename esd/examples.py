@@ -56,7 +56,7 @@ def target_spec(concept: Concept, settings: Settings) -> TargetSpec:
 
 
 def eta_of(concept: Concept, settings: Settings) -> float:
-    """The eta of a concept: presets have another one for attributes."""
+    """Return the eta of a concept: presets have another one for attributes."""
     if concept.erase_from and settings.eta_erase_from is not None:
         return settings.eta_erase_from
     return settings.eta

@@ -8,24 +8,24 @@ from typing import Any
 
 
 def as_dict(text: str | None) -> dict[str, Any]:
-    """A JSON table; empty for anything else."""
+    """Return a JSON table; empty for anything else."""
     found = _json(text)
     return found if isinstance(found, dict) else {}
 
 
 def as_dicts(text: str | None) -> list[dict[str, Any]]:
-    """A JSON list of tables; other things in the list are left out."""
+    """Return a JSON list of tables; other things in the list are left out."""
     found = _json(text)
     return [f for f in found if isinstance(f, dict)] if isinstance(found, list) else []
 
 
 def as_str(value: Any) -> str:
-    """The value where it is text; empty for anything else."""
+    """Return the value where it is text; empty for anything else."""
     return value if isinstance(value, str) else ""
 
 
 def as_float(text: Any) -> float | None:
-    """A finite number, also one that stands there as text; None for anything else."""
+    """Return a finite number, also one that stands there as text; None for anything else."""
     try:
         found = float(text)
     except (TypeError, ValueError, OverflowError):

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def target(anchor: Tensor, erase: Tensor, null: Tensor, eta: float) -> Tensor:
-    """The frozen network guided away from the concept: eps(anchor) - eta * (eps(erase) - eps(null)), "b c h w".
+    """Return the frozen network guided away from the concept: eps(anchor) - eta * (eps(erase) - eps(null)), "b c h w".
 
     Paper eq. 7 has the empty prompt as anchor; with "erase from" the anchor is that prompt (official code since
     2024), with "replace with" it is the replacement.  The three coefficients sum to one, so the same combination
@@ -22,7 +22,7 @@ def loss(prediction: Tensor, wanted: Tensor, weight: Tensor | None = None) -> Te
 
 
 def eta_from_negative_guidance(negative_guidance: float, era: str, erase_from: bool) -> float:
-    """The paper's eta for the `negative_guidance` of an official release; `era` is a key of `ETA_OFFSET`.
+    """Return the paper's eta for the `negative_guidance` of an official release; `era` is a key of `ETA_OFFSET`.
 
     With an "erase from" prompt every release means the same.  Without one, releases since 2025 default it to the
     concept itself, so their target is eps(c) - ng * (eps(c) - eps(null)) and eta is one less.

@@ -43,7 +43,7 @@ def describe(weights: Erasure) -> str:
 
 
 def _squares(tensor: Tensor) -> float:
-    """The sum of squares, in float64: those of large values do not fit into float32."""
+    """Return the sum of squares, in float64: those of large values do not fit into float32."""
     return float(tensor.double().square().sum())
 
 
@@ -67,7 +67,7 @@ _LAYER = re.compile(r"((?:input|output)_blocks\.\d+|middle_block|joint_blocks\.\
 
 
 def layer_norms(weights: Erasure) -> dict[str, float]:
-    """The root mean square of the change by layer (attention, feed-forward, rest), in the network's order."""
+    """Return the root mean square of the change by layer (attention, feed-forward, rest), in the network's order."""
     squares: dict[str, float] = {}
     counts: dict[str, int] = {}
     for name, change in weights.differences.items():

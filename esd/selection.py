@@ -78,7 +78,7 @@ METHODS: dict[str, Method] = {
 
 
 def select(method: str, weights: Iterable[ParameterInfo], layer_names: LayerNames = UNET) -> list[str]:
-    """The names that a method trains, in the network's order; raises EsdError when there are none."""
+    """Return the names that a method trains, in the network's order; raise EsdError when there are none."""
     if method not in METHODS:
         raise EsdError(f'There is no method "{method}": choose one of {", ".join(METHODS)}.')
     if layer_names.methods is not None and method not in layer_names.methods:

@@ -40,7 +40,7 @@ def write_snapshot(snapshot: Snapshot, path: Path, run: str) -> None:
 
 
 def _flat(place: str, state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The values of an optimiser's state by their place; some optimisers keep mappings in it."""
+    """Return the values of an optimiser's state by their place; some optimisers keep mappings in it."""
     for key, value in state.items():
         if isinstance(value, Mapping):
             yield from _flat(f"{place}/{key}", value)
@@ -49,7 +49,7 @@ def _flat(place: str, state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def read_snapshot(path: Path, run: str, denoiser: Denoiser) -> Snapshot:
-    """The snapshot of that run for that denoiser's weights; raises EsdError when the file is not one, or damaged."""
+    """Return the snapshot of that run for that denoiser's weights; raise EsdError for another or a damaged file."""
     try:
         with open_tensors(path) as file:
             if file.metadata.get("format") != FORMAT or file.metadata.get("run") != run:
@@ -67,7 +67,7 @@ def read_snapshot(path: Path, run: str, denoiser: Denoiser) -> Snapshot:
 
 
 def _check(tensors: Mapping[str, Tensor], text: Mapping[str, str]) -> str:
-    """A checksum of all that a snapshot holds: an optimiser goes on with whatever it is given, right or wrong."""
+    """Return a checksum of all that a snapshot holds: an optimiser takes whatever it is given, right or wrong."""
     told = [(name, str(t.dtype), tuple(t.shape)) for name, t in sorted(tensors.items())]
     found = zlib.crc32(json.dumps([told, sorted(text.items())]).encode())
     for _, tensor in sorted(tensors.items()):

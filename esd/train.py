@@ -82,7 +82,7 @@ class Training:
         return [stream.state for stream in self.streams]
 
     def snapshot(self) -> Snapshot | None:
-        """The state after the last completed step, also in the middle of the next one; None before the first."""
+        """Return the state after the last completed step, also in the middle of the next one; None before the first."""
         if self._resume_point is None or not self.losses:
             return None
         state = self.optimizer.state_dict()["state"]
@@ -168,7 +168,7 @@ def accumulate_gradients(
 
 
 def _max_abs(gradients: Iterable[Tensor | None]) -> float:
-    """The largest magnitude among all values; one that is not finite shows, and one answer waits for the device."""
+    """Return the largest magnitude of all values, which shows one that is not finite, in one wait for the device."""
     found = [torch.linalg.vector_norm(each, float("inf")) for each in gradients if each is not None and each.numel()]
     return float(torch.stack(found).max()) if found else 0.0
 
@@ -180,7 +180,7 @@ def make_streams(
     keeps: Sequence[Keep],
     settings: Settings,
 ) -> list[ExampleStream]:
-    """The examples of the concepts and, where there are keeps, those of the keeps."""
+    """Return the examples of the concepts and, where there are keeps, those of the keeps."""
     erased = [(target_spec(c, settings), c.weight) for c in concepts]
     kept = [(each, 1.0) for each in keep_specs(keeps)]
     return [
@@ -191,7 +191,7 @@ def make_streams(
 
 
 def next_micro_batches(streams: Sequence[ExampleStream], settings: Settings) -> list[list[Example]]:
-    """The micro-batches of one optimiser step; each holds the concept's examples and as many keep examples.
+    """Return the micro-batches of one optimiser step; each holds the concept's examples and as many keep examples.
 
     Their weights make the batch's mean the sum of both means: mean(concept) + weight * mean(keep).
     """

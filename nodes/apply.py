@@ -17,7 +17,7 @@ class ESDApply(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """Define inputs and outputs."""
         return io.Schema(
             node_id="ESDApply",
             display_name="ESD Apply Erasure",

@@ -19,7 +19,7 @@ class ESDBeforeAfter(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs; what came later is optional, so that older graphs run as they are."""
+        """Define inputs and outputs; what came later is optional, so that older graphs run as they are."""
         return io.Schema(
             node_id="ESDBeforeAfter",
             display_name="ESD Before / After",
@@ -96,7 +96,7 @@ def _what() -> list[io.Input]:
 
 
 def _how() -> list[io.Input]:
-    """The widgets of a KSampler."""
+    """Return the widgets of a KSampler."""
     return [
         io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Sampling steps, as in KSampler."),
         io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.5, tooltip="Guidance, as in KSampler."),
@@ -149,7 +149,7 @@ def _more() -> list[io.Input]:
 
 
 def _outputs() -> list[io.Output]:
-    """The picture, and the two batches that an image comparer takes."""
+    """Return the picture, and the two batches that an image comparer takes."""
     comparer = "for Image Compare of newer versions of ComfyUI and the like."
     return [
         io.Image.Output("comparison", display_name="comparison", tooltip="One labelled picture of all."),

@@ -14,7 +14,7 @@ class ESDConcept(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """Define inputs and outputs."""
         return io.Schema(
             node_id="ESDConcept",
             display_name="ESD Concept",

@@ -24,7 +24,7 @@ class ESDErase(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """Define inputs and outputs."""
         return io.Schema(
             node_id="ESDErase",
             display_name="ESD Erase Concept",
@@ -83,7 +83,7 @@ DIALS = ("method", "steps", "learning_rate", "eta", "seed")
 
 
 def _watching() -> list[io.Input]:
-    """What is shown and kept while it trains."""
+    """Return what is shown and kept while it trains."""
     return [
         io.Int.Input(
             "preview_every",

@@ -41,7 +41,7 @@ class ESDEraseSettings(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """Define inputs and outputs."""
         return io.Schema(
             node_id="ESDEraseSettings",
             display_name="ESD Erase Settings",

@@ -16,7 +16,7 @@ class ESDErasureInfo(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """Define inputs and outputs."""
         return io.Schema(
             node_id="ESDErasureInfo",
             display_name="ESD Erasure Info",

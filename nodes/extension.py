@@ -41,5 +41,5 @@ class EsdExtension(ComfyExtension):
 
 
 async def comfy_entrypoint() -> EsdExtension:
-    """What the host calls."""
+    """Return the extension, as the host asks."""
     return EsdExtension()

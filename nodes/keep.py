@@ -14,7 +14,7 @@ class ESDKeep(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """Define inputs and outputs."""
         return io.Schema(
             node_id="ESDKeep",
             display_name="ESD Keep",

@@ -18,7 +18,7 @@ class ESDLoadErasure(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """Define inputs and outputs."""
         return io.Schema(
             node_id="ESDLoadErasure",
             display_name="ESD Load Erasure",

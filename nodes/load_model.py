@@ -14,7 +14,7 @@ class ESDLoadModel(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """Define inputs and outputs."""
         return io.Schema(
             node_id="ESDLoadModel",
             display_name="ESD Load Model",

@@ -17,7 +17,7 @@ class ESDSaveCheckpoint(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """Define inputs and outputs."""
         return io.Schema(
             node_id="ESDSaveCheckpoint",
             display_name="ESD Save Erased Checkpoint",

@@ -17,7 +17,7 @@ class ESDSaveErasure(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """Define inputs and outputs."""
         return io.Schema(
             node_id="ESDSaveErasure",
             display_name="ESD Save Erasure",

@@ -31,7 +31,7 @@ def saying() -> dict[str, Any]:
 
 
 def advanced(maker: Callable[..., io.Input], name: str, **fields: Any) -> io.Input:
-    """An input that most people never touch, which newer pages fold away."""
+    """Return an input that most people never touch, which newer pages fold away."""
     return maker(name, **fields, **known(maker, advanced=True))
 
 

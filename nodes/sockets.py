@@ -21,5 +21,5 @@ LossMap = io.Custom("LOSS_MAP")
 
 
 def seed_input(tooltip: str) -> io.Int.Input:
-    """A seed as KSampler has it, which stays as it is from run to run."""
+    """Return a seed as KSampler has it, which stays as it is from run to run."""
     return io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False, tooltip=tooltip)

@@ -1,4 +1,4 @@
-"""Fixtures: the pack with no host, the host's own modules in this process, a server, and a page in a browser."""
+"""Tiers, and fixtures: the pack with no host, the host's modules in this process, a server, a page in a browser."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import importlib.util
 import os
 import shutil
 import sys
+import time
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any
 import pytest
 
 pytest.register_assert_rewrite("support")
+
+from support.tier import TIERS, VARIABLE  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINT = "emoji-world.ckpt"
@@ -27,6 +30,61 @@ _pack.__path__ = [str(ROOT)]
 sys.modules["esd_pack"] = _pack
 if str(ROOT) not in sys.path:  # for commands and lab
     sys.path.append(str(ROOT))
+
+
+BUDGET_SECONDS = 5
+"""How much of the processor a test of the quick tier may take, its fixtures not counted."""
+
+ROOM_TIERS = {"security": "full", "stress": "full"}
+"""The tier of a room's tests that name none themselves; else quick."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Offer the tiers above the quick one."""
+    group = parser.getgroup("tiers")
+    group.addoption("--full", action="store_true", help="what CI runs: every sweep, workflow, reference and fault")
+    group.addoption("--nightly", action="store_true", help="everything, and what is drawn at random many times over")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the tier: as asked, else quick; tests that are named on the command line run in any case."""
+    for tier in TIERS:
+        config.addinivalue_line("markers", f"{tier}: from this tier on (support/tier.py)")
+    named = config.args_source is config.ArgsSource.ARGS
+    asked = "nightly" if config.getoption("nightly") else "full" if config.getoption("full") or named else "quick"
+    os.environ[VARIABLE] = asked
+    config.stash[NAMED] = named
+
+
+NAMED = pytest.StashKey[bool]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests of higher tiers."""
+    if config.stash[NAMED]:
+        return
+    most = TIERS.index(os.environ[VARIABLE])
+    kept = [item for item in items if TIERS.index(tier_of(item)) <= most]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    items[:] = kept
+
+
+def tier_of(item: pytest.Item) -> str:
+    """The tier of a test: its own mark, its class's or file's, or its room's."""
+    own = [mark.name for mark in item.iter_markers() if mark.name in TIERS]
+    room = item.path.relative_to(ROOT / "tests").parts[0]
+    return own[0] if own else ROOM_TIERS.get(room, "quick")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fail a test of the quick tier that takes more of the processor than its budget."""
+    before = time.process_time()
+    outcome = yield
+    taken = time.process_time() - before
+    if os.environ[VARIABLE] == "quick" and taken > BUDGET_SECONDS and outcome.excinfo is None:
+        words = f"took {taken:.1f} s of the processor: a test of the quick tier may take {BUDGET_SECONDS}"
+        outcome.force_exception(pytest.fail.Exception(words))
 
 
 class SamePack(importlib.abc.MetaPathFinder, importlib.abc.Loader):

@@ -33,7 +33,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_folder_atomically(folder: Path, write: Callable[[Path], object]) -> None:
-    """The same for a new folder of files: `write` fills a temporary one, which then gets its name."""
+    """Do the same for a new folder of files: `write` fills a temporary one, which then gets its name."""
     temporary = _best_effort(folder)
     try:
         temporary.mkdir(parents=True)
@@ -52,7 +52,7 @@ def _best_effort(path: Path) -> Path:
 
 
 def writer_of(path: Path) -> int | None:
-    """The process that a temporary folder belongs to; None for any other name."""
+    """Return the process that a temporary folder belongs to; None for any other name."""
     number = path.name.removesuffix(TEMPORARY).rpartition(".")[2]
     return int(number) if path.name.endswith(TEMPORARY) and number.isdecimal() else None
 

@@ -24,7 +24,7 @@ from .torch_zip import check_torch_zip
 
 @contextmanager
 def open_tensors(path: Path) -> Iterator[TensorFile]:
-    """The tensors of a file while it is open, recognised by its first bytes; raises EsdError for what it refuses."""
+    """Yield the tensors of a file, recognised by its first bytes, while it is open; raise EsdError for others."""
     try:
         with path.open("rb") as file:
             same = _unchanged(path, file)
@@ -37,7 +37,7 @@ def open_tensors(path: Path) -> Iterator[TensorFile]:
 
 
 def _unchanged(path: Path, file: IO[bytes]) -> Callable[[], None]:
-    """A check, to call before values are used, that nobody has written to the open file since now.
+    """Return a check, to call before values are used, that nobody has written to the open file since now.
 
     Half of one file and half of another would be a result that nobody trained, and a memory-mapped file that becomes
     shorter ends the whole process.  Deleting or replacing the file is no harm: the open one stays as it is.
@@ -136,7 +136,7 @@ MOST_SHARED = 16
 
 
 def flattened(tree: Mapping[Any, Any]) -> Iterator[tuple[str, Tensor]]:
-    """`{module: {parameter: tensor}}` as `module.parameter`; raises EsdError, by name, for what is no tensor."""
+    """Return `{module: {parameter: tensor}}` as `module.parameter`; raise EsdError, by name, for what is no tensor."""
     yield from _flattened(tree, "", 1, itertools.count(1))
 
 

@@ -50,5 +50,5 @@ class TensorFile:
 
 
 def in_memory(tensor: Tensor) -> LazyTensor:
-    """A tensor that is there already, as a stored one."""
+    """Return a tensor that is there already, as a stored one."""
     return LazyTensor(tuple(tensor.shape), tensor.dtype, lambda: tensor)

@@ -45,7 +45,7 @@ class FileFormat:
 
 
 def detect(file: TensorFile, network: Network) -> DetectedFile:
-    """The content of a file for a network; raises EsdError for what is unknown, another family's, or misshapen."""
+    """Return the content of a file for a network; raise EsdError where it is unknown, foreign, or misshapen."""
     form = next((f for f in FILE_FORMATS if f.matches(file)), None)
     if form is None:
         raise EsdError(

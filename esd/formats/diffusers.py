@@ -48,7 +48,7 @@ def write_unet(folder: Path, weights: Erasure, network: Network, shape: UnetShap
 
 
 def config(shape: UnetShape) -> dict[str, Any]:
-    """The configuration file of diffusers for a shape; raises EsdError for one that diffusers cannot express."""
+    """Return the configuration file of diffusers for a shape; raise EsdError for one that diffusers cannot express."""
     depths = [depth or 1 for depth in shape.down]
     if shape.middle > 0 and shape.down[-1] not in (0, shape.middle):
         raise EsdError(

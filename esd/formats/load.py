@@ -120,7 +120,7 @@ def _warnings(mismatch: str | None, base: Base, interpret: str) -> tuple[str, ..
 
 
 def describe(path: Path, file: TensorFile, content: DetectedFile) -> dict[str, str]:
-    """The `esd.*` metadata of a loaded file: its own, or what the official metadata says in our words."""
+    """Return the `esd.*` metadata of a loaded file: its own, or what the official metadata says in our words."""
     own = {key: value for key, value in file.metadata.items() if key.startswith("esd.")}
     official = from_official(file.metadata) if not own else {}
     return {**own, **official, "esd.source_file": path.name, "esd.source_form": content.form}

@@ -29,7 +29,7 @@ class Network:
     diffusers: Mapping[str, str]
 
     def host_name(self, name: str) -> str | None:
-        """The host's name of a tensor that a file calls `name`; None for what this network does not have."""
+        """Return the host's name of a tensor that a file calls `name`; None for what this network does not have."""
         for prefix in PREFIXES:
             if name.startswith(prefix):
                 name = name.removeprefix(prefix)
@@ -68,7 +68,7 @@ def module_paths(network: Network) -> dict[str, str]:
 
 
 def kohya_path(host_name: str) -> str:
-    """The module of a weight as LoRA files of the kohya layout call it, `lora_unet_input_blocks_1_1_...`."""
+    """Return the module of a weight as LoRA files of the kohya layout call it, `lora_unet_input_blocks_1_1_...`."""
     return f"lora_unet_{_flat(_module(host_name))}"
 
 

@@ -21,7 +21,7 @@ FAMILIES = {"SD1.x": "sd", "SD2.x": "sd", "SDXL": "sdxl"}
 
 
 def official_tensors(weights: Erasure, network: Network) -> dict[str, LazyTensor]:
-    """The trained tensors as absolute float32 values (base + difference) by diffusers name."""
+    """Return the trained tensors as absolute float32 values (base + difference) by diffusers name."""
     names = diffusers_names(network)
     return {
         names[key.removeprefix(PREFIX)]: absolute(network, key.removeprefix(PREFIX), change)
@@ -30,7 +30,7 @@ def official_tensors(weights: Erasure, network: Network) -> dict[str, LazyTensor
 
 
 def absolute(network: Network, name: str, change: Tensor | None) -> LazyTensor:
-    """A tensor of the network with its change added, computed in float32 when it is loaded."""
+    """Return a tensor of the network with its change added, computed in float32 when it is loaded."""
 
     def load() -> Tensor:
         value = network.weight(name).to(torch.float32)
@@ -65,7 +65,7 @@ def to_official(metadata: Mapping[str, str], family: str) -> dict[str, str]:
 
 
 def from_official(metadata: Mapping[str, str]) -> dict[str, str]:
-    """The official metadata in `esd.*` words, eta by the official release's own convention; empty for other files."""
+    """Return official metadata in `esd.*` words, eta by the release's own convention; empty for other files."""
     if metadata.get("format") != FORMAT:
         return {}
     concept = {"erase": metadata.get("erase_concept", ""), "erase_from": metadata.get("erase_from", "")}

@@ -12,7 +12,7 @@ from types import FrameType
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:] = [str(ROOT)] + [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT / "lab" / "launch"]
 
-from lab.launch import arguments, check, demo, locales, serve  # noqa: E402
+from lab.launch import arguments, check, demo, lint, locales, serve  # noqa: E402
 from lab.launch.server import ServerError  # noqa: E402
 
 
@@ -28,6 +28,11 @@ def _test(rest: list[str]) -> int:
 
     os.chdir(ROOT)
     return int(pytest.main(rest))
+
+
+def _lint(rest: list[str]) -> int:
+    _add_packages()
+    return lint.main()
 
 
 def _bench(rest: list[str]) -> int:
@@ -68,6 +73,7 @@ COMMANDS = {
     "check": _check,
     "serve": _serve,
     "test": _test,
+    "lint": _lint,
     "bench": _bench,
     "locales": _locales,
     "playground": _playground,

@@ -12,20 +12,11 @@ SKIPPED = (
     " where that is not found by itself."
 )
 TESTS = (
-    "test_server.py",
-    "test_page.py",
-    "test_live_page.py",
-    "test_live_panels.py",
-    "test_workflows.py",
-    "test_other_plugins.py",
-    "test_interchange.py",
-    "test_caches.py",
-    "test_families.py",
-    "test_exact.py",
-    "test_dynamic_vram.py",
-    "test_second_device.py",
-    "test_node_inputs.py",
-    "test_nodes.py",
+    "e2e",
+    "host",
+    "nodes",
+    "reference/test_exact.py",
+    "stress/test_other_plugins.py",
 )
 
 
@@ -41,6 +32,6 @@ def choose(variables: MutableMapping[str, str]) -> bool:
 
 
 def pytest_arguments(given: list[str]) -> list[str]:
-    """The tests of this list and what was given, or this alone where it names tests itself."""
+    """Return the tests of this list with what was given, or that alone where it names tests itself."""
     named = any((ROOT / each.partition("::")[0]).exists() for each in given)
     return given if named else [*(f"tests/{name}" for name in TESTS), *given]

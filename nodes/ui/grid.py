@@ -55,7 +55,7 @@ class _Layout:
         return _line(self.font)
 
     def corner(self, index: int) -> tuple[int, int]:
-        """The left upper corner of a column's words."""
+        """Return the left upper corner of a column's words."""
         return (
             self.side + index % self.columns * (self.cell[0] + MARGIN),
             index // self.columns * self.block + MARGIN // 2,

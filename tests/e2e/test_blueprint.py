@@ -6,9 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from lab.launch.base import CHECKPOINT, PACK
 from support import browser
 from support.panels import fit
+
+pytestmark = pytest.mark.full
 
 (FILE,) = (Path(__file__).resolve().parents[2] / "subgraphs").glob("*.json")
 BLUEPRINT = json.loads(FILE.read_text("utf-8"))

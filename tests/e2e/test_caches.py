@@ -16,6 +16,8 @@ from lab.launch.workflow import nodes_of, set_input, to_prompt
 from support.outcomes import record
 from support.serving import ERASE, line_of, other, progress_of, runs_of, saved, shipped, short_prompt, words_of
 
+pytestmark = pytest.mark.full
+
 LRU, NONE, RAM = ("--cache-lru", "1"), ("--cache-none",), ("--cache-ram", "100000")
 """The last one wants 100000 GB kept free, so that everything is forgotten as soon as it may be."""
 

@@ -17,6 +17,8 @@ from commands import check, compare, findings, graph, places, report, talk
 from commands.recipe import CONCEPT, SEED, Recipe, others
 from lab.launch import arguments
 
+pytestmark = pytest.mark.full
+
 ROOT = Path(__file__).resolve().parents[2]
 GB = 2**30
 

@@ -106,8 +106,8 @@ def test_the_tests_for_the_newest_host() -> None:
     """Those of the list, which all exist, with further arguments; or those that are named."""
     listed = [f"tests/{name}" for name in newest.TESTS]
     assert newest.pytest_arguments(["-k", "page"]) == [*listed, "-k", "page"]
-    assert all((ROOT / path).is_file() for path in listed)
-    for named in ("tests/test_page.py", "tests/test_page.py::test_a"):
+    assert all((ROOT / path).exists() for path in listed)
+    for named in ("tests/e2e/test_page.py", "tests/e2e/test_page.py::test_a"):
         assert newest.pytest_arguments(["-q", named]) == ["-q", named]
 
 
@@ -180,6 +180,7 @@ def test_what_the_server_refuses_is_told() -> None:
     assert server.describe_refusal({"error": {"message": "no outputs"}}).endswith("no outputs")
 
 
+@pytest.mark.full
 def test_refused_and_failing_prompts(host: Any) -> None:
     """Over HTTP: a bad value is refused with its node; a stopped server is noticed."""
     bad = {
@@ -193,6 +194,7 @@ def test_refused_and_failing_prompts(host: Any) -> None:
     assert host.path_of(run.outputs["2"]["images"][0]).is_file()
 
 
+@pytest.mark.full
 def test_no_process_survives_a_server(comfy_path: Path, tmp_path: Path) -> None:
     """Stopped while it starts: its process is gone, and waiting for it says so."""
     started = server.Server(comfy_path, tmp_path, arguments=["--cpu"])
@@ -203,6 +205,7 @@ def test_no_process_survives_a_server(comfy_path: Path, tmp_path: Path) -> None:
     started.stop()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", arguments.bench_names(ROOT / "lab" / "bench"))
 def test_every_bench_starts(name: str) -> None:
     line = [sys.executable, str(ROOT / "lab" / "launch" / "__main__.py"), "bench", name, "--help"]

@@ -13,6 +13,8 @@ import pytest
 
 from support import browser
 
+pytestmark = pytest.mark.full
+
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 LONG = "Saved erasure_00001_.safetensors: lora of rank 4 to 128, which keeps 99.0 % of the change"

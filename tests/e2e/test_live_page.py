@@ -45,7 +45,7 @@ def at_step(page, least: int) -> None:
 FINISH = "() => window.app.extensionManager.command.execute('ESD.FinishNow')"
 
 
-@pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
+@pytest.mark.parametrize("vue", [False, pytest.param(True, marks=pytest.mark.full)], ids=["canvas", "vue"])
 def test_followed_reloaded_and_finished(page, host, vue):
     page.evaluate("on => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", vue)
     browser.load(page, workflow(3000 + vue))
@@ -87,6 +87,7 @@ def notes(page, words):
 TELL = """async ([ours, run, before]) => (await import(`${ours}notice.js`)).tellOfEnd(run, before)"""
 
 
+@pytest.mark.full
 def test_the_end_of_a_long_run_is_told(page):
     """Finished or failed after more than a minute; neither short nor cancelled nor old ones."""
     run = {"state": "finished", "seconds": 200, "step": 7, "total": 9, "message": "<b>words</b>"}
@@ -99,6 +100,7 @@ def test_the_end_of_a_long_run_is_told(page):
     assert notes(page, "ESD Erase Concept").count() == 2
 
 
+@pytest.mark.full
 def test_nothing_to_finish_is_said(page):
     page.route("**/esd/runs", lambda route: route.fulfill(json={"runs": []}))
     page.reload()

@@ -18,6 +18,8 @@ from lab.launch.server import Server
 from support import browser, panels
 from support.outcomes import record
 
+pytestmark = pytest.mark.full
+
 OURS = f"/extensions/{PACK}/"
 NAMES = ("canvas", "Nodes 2.0")
 RENDERERS = pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])

@@ -116,7 +116,12 @@ def complaints(page: Any) -> list[str]:
     return page.errors + [said for said in page.complaints if not any(noise in said for noise in NOISE)]
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def tiered(paths):
+    """One workflow in the quick tier, all of them in the full one."""
+    return [path if path.stem == "erase_an_object" else pytest.param(path, marks=pytest.mark.full) for path in paths]
+
+
+@pytest.mark.parametrize("path", tiered(WORKFLOWS), ids=lambda path: path.stem)
 def test_opens_from_browse_templates_and_runs(shared, object_info, path):
     """Opened by clicking, converted as ours is, no node covers another, run to its end, pictures shown."""
     from_templates(shared, path.stem)
@@ -154,6 +159,7 @@ def covered(boxes: list[dict[str, Any]]) -> list[tuple[str, str]]:
     ]
 
 
+@pytest.mark.full
 def test_saved_files_opened_by_stock_loaders_draw_the_same(shared, host):
     """The muted group of save_in_each_format, awake after a first run: both files give the erased MODEL's pictures."""
     from_templates(shared, "save_in_each_format")
@@ -217,6 +223,7 @@ def without_models(route: Any) -> None:
     route.fulfill(response=answer, body=words)
 
 
+@pytest.mark.full
 def test_a_missing_model_is_named_with_its_folder_and_address(bare):
     """In the page's own window on missing models, or in its panel of errors, where a button copies the address."""
     workflow = json.loads((ROOT / "workflows" / "open_a_published_file.json").read_text("utf-8"))

@@ -16,6 +16,8 @@ import pytest
 from support import browser
 from support.page_graphs import LOAD, MAKE
 
+pytestmark = pytest.mark.full
+
 ROOT = Path(__file__).resolve().parents[2]
 RENDERERS = pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
 NODES = [

@@ -145,6 +145,7 @@ class TestTheShippedWorkflow:
             run = host.run(other)
             assert executed(run) >= {"99", picture} and erase not in executed(run)
 
+    @pytest.mark.full
     def test_changing_the_concept_trains_again(self, host, weights_only, first):
         run = host.run(changed(weights_only, "ESDConcept", concept="dog"))
         assert node_of(weights_only, "ESDErase") in executed(run)
@@ -153,6 +154,7 @@ class TestTheShippedWorkflow:
 class TestCancelAndErrors:
     """What the server says when a run does not reach its end."""
 
+    @pytest.mark.full
     def test_cancelling_in_training_leaves_the_next_run_the_same_bits(self, host, prompt, weights_only, first):
         erase = node_of(weights_only, "ESDErase")
         longer = changed(weights_only, "ESDErase", steps=100000)

@@ -35,8 +35,11 @@ from support.fakes import FakeConditions, FakeDenoiser
 from support.limits import TooLong, address_space, peak_rss, python_memory, seconds
 from support.mutations import mutated
 from support.outcomes import record
+from support.tier import by_tier
 
-FILES_A_SEED, FILES_A_SNAPSHOT = 600, 600
+pytestmark = pytest.mark.full
+
+FILES_A_SEED = FILES_A_SNAPSHOT = by_tier(30, 200, 2000)
 LONGEST, WRITTEN_TIMES, MEMORY, PYTHON_MEMORY, GROWTH = 5.0, 32, 512 * 2**20, 64 * 2**20, 200 * 2**20
 """A file's seconds; its copy's size over its own; bytes it may map; bytes of Python objects; growth of the process."""
 

@@ -16,8 +16,15 @@ from esd_pack.esd.errors import EsdError
 from support.limits import seconds
 from support.mutations import mutated, zipped
 from support.outcomes import record
+from support.tier import by_tier
 
-FILES = {"ckpt": 6, "network.safetensors": 20, "network.ckpt": 20, "source": 8}
+pytestmark = pytest.mark.full
+
+FILES = by_tier(
+    {"ckpt": 2, "network.safetensors": 4, "network.ckpt": 4, "source": 2},
+    {"ckpt": 6, "network.safetensors": 20, "network.ckpt": 20, "source": 8},
+    {"ckpt": 60, "network.safetensors": 200, "network.ckpt": 200, "source": 80},
+)
 """A whole checkpoint takes the host a second and half a gigabyte, for its text encoder."""
 
 

@@ -13,6 +13,8 @@ from torch import nn
 from support.graphs import Graph, slot
 from support.short_runs import INPUTS, NAME, QUICK
 
+pytestmark = pytest.mark.full
+
 
 class LazyLinear(nn.Module):
     """What newer hosts make of `comfy.ops.disable_weight_init.Linear` there: no weight before it is loaded."""

@@ -10,6 +10,8 @@ import torch
 from support.graphs import Graph, slot
 from support.short_runs import INPUTS, NAME, QUICK
 
+pytestmark = pytest.mark.full
+
 
 def loaded(comfy: Any) -> tuple[Any, Any]:
     """MODEL and CLIP of the playground from its file, since its network is changed here."""

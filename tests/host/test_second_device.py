@@ -19,6 +19,8 @@ from support.paths import ROOT
 sys.path.append(str(ROOT / "tests" / "support" / "second_device"))
 from states import ALLOWED_TO_DIFFER, FORETOLD, RESIDENCY, STATES  # noqa: E402
 
+pytestmark = pytest.mark.full
+
 SECONDS = 3600
 SCRIPT = ROOT / "tests" / "support" / "second_device" / "states.py"
 DOCUMENT = ROOT / "docs" / "devices.md"

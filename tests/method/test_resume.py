@@ -70,7 +70,7 @@ def test_stopped_after_every_step(tmp_path):
     assert_same(outcome(run), whole)
 
 
-@pytest.mark.parametrize("name", ["default", "student", "refreshed", "batches"])
+@pytest.mark.parametrize("name", ["default", "student", "refreshed", pytest.param("batches", marks=pytest.mark.full)])
 def test_interrupted_in_any_network_call(tmp_path, name):
     """In walks, at missing predictions and in the student's own call; what had been learnt by then goes on."""
     counting = FakeDenoiser()

@@ -135,12 +135,14 @@ LATER = {"pt-BR"}
 OFFERED = "() => window.app.ui.settings.settingsLookup['Comfy.Locale'].options.map(each => each.value ?? each)"
 
 
+@pytest.mark.full
 def test_the_page_offers_every_language_of_ours(page):
     offered = set(page.evaluate(OFFERED))
     assert {code for code in locales.languages() if code not in offered} <= LATER
     assert LATER <= offered or not LATER & offered
 
 
+@pytest.mark.full
 def test_the_page_shows_the_language_that_is_set(page):
     """After a reload.  (A page of 2025 puts its own texts of a language that it offers over those of all packs.)"""
     newer = set(page.evaluate(OFFERED)) >= LATER

@@ -211,6 +211,7 @@ class TestErase:
     def test_nothing_is_touched_by_a_run(self, graph, world, untouched):
         assert erase(graph, world, settings={"gradient_checkpointing": "on"}).ending == "execution_success"
 
+    @pytest.mark.full
     def test_nothing_is_touched_by_a_failed_run(self, graph, world, untouched):
         outcome = erase(
             graph, world, method="esd-all", learning_rate=1.0, steps=30, settings={"gradient_checkpointing": "on"}
@@ -243,6 +244,7 @@ class TestErase:
         assert list(values) == sorted(values) and len(set(totals)) == 1
         assert values[-1] >= 0.9 * totals[-1]
 
+    @pytest.mark.full
     def test_gradient_checkpointing_changes_nothing(self, graph, world):
         on, off = (
             erase(graph, world, settings={"gradient_checkpointing": c}, method="esd-all", steps=2)

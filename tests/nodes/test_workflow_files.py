@@ -12,7 +12,7 @@ from lab.launch.base import PACK, PLAYGROUND
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted((ROOT / "workflows").glob("*.json"))}
-SITE = "https://github.com/esd-concept-erasure/esd-concept-erasure/raw/main/playground"
+SITE = "https://github.com/esd-concept-erasure/esd-concept-erasure/raw/main/workflows/models"
 TITLE, NOTES = 30, ("Note", "MarkdownNote")
 
 

@@ -15,7 +15,10 @@ from lab.reference import models, published, text
 from lab.reference.models import Layout, Pair
 from lab.reference.published import Concept, Prompt, Settings
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside diffusers
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # inside diffusers
+]
 HEIGHT, WIDTH = 96, 64  # different, so that an exchange would show
 DETECTED = {"sd1": "SD15", "sd2": "SD20", "sdxl": "KOALA_700M"}
 REAL = {

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+pytestmark = pytest.mark.full
+
 QUICK = {
     "width": 64,
     "height": 64,

@@ -14,6 +14,8 @@ from commands.playground.judge import found_rate, load_judge, rates
 from lab.launch import demo
 from lab.playground.recipe.judges import SecondJudge
 
+pytestmark = pytest.mark.full
+
 ROOT = Path(__file__).resolve().parents[2]
 SECOND_JUDGE = ROOT / "lab" / "playground" / "second_judge.safetensors"
 

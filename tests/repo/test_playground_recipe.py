@@ -27,6 +27,8 @@ from lab.playground.recipe.denoiser import WIDTH, Denoiser
 from lab.playground.recipe.training import Plan
 from support.outcomes import record
 
+pytestmark = pytest.mark.nightly
+
 SHAPES = {
     "ball": '<circle cx="16" cy="16" r="14" fill="FILL"/>',
     "box": '<path d="M4 4h24v24H4z" fill="FILL"/>',

@@ -9,6 +9,8 @@ import pytest
 
 from support.outcomes import record
 
+pytestmark = pytest.mark.nightly
+
 BENCH = Path(__file__).resolve().parents[2] / "lab" / "bench"
 RUNS, WARM = 12, 4
 

@@ -28,10 +28,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = {
-    "objective.py": ("test_objective.py",),
-    "selection.py": ("test_selection.py",),
-    "files.py": ("test_files.py",),
-    "walk.py": ("test_objective.py", "test_examples.py"),
+    "objective.py": ("method/test_objective.py",),
+    "selection.py": ("method/test_selection.py",),
+    "files/atomic.py": ("formats/test_files.py",),
+    "trajectory.py": ("method/test_objective.py", "method/test_examples.py"),
+    "examples.py": ("method/test_examples.py", "method/test_train.py", "method/test_resume.py"),
+    "train.py": ("method/test_train.py", "method/test_resume.py"),
+    "denoiser.py": ("method/test_examples.py",),
+    "settings.py": ("method/test_concepts_settings.py", "method/test_first_names.py"),
+    "presets.py": ("method/test_concepts_settings.py", "method/test_objective.py"),
+    "optimizers.py": ("method/test_train.py",),
+    "published.py": ("method/test_examples.py",),
+    "concepts.py": ("method/test_concepts_settings.py",),
+    "snapshot.py": ("method/test_resume.py",),
 }
 """The files that get faults, and the fast tests that must notice."""
 
@@ -181,7 +190,7 @@ def _tests_with(mutant: Mutant) -> int:
 
 
 def _as_module(mutant: Mutant) -> None:
-    name = f"esd_pack.esd.{mutant.file.removesuffix('.py')}"
+    name = f"esd_pack.esd.{mutant.file.removesuffix('.py').replace('/', '.')}"
     spec = importlib.util.spec_from_file_location(name, ROOT / "esd" / mutant.file)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)

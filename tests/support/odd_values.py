@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from esd_pack.esd import settings as runs
 from esd_pack.esd.errors import EsdError
+from support.tier import by_tier
 
 ODD_TEXTS = (
     *("", " ", "\t\n", "cat", "(cat:1.5)", "((cat))", "(cat:nan)", "embedding:x", "embedding:../../x", "a\nb\r\nc"),
@@ -44,7 +45,7 @@ COUNTED: Counter[str] = Counter()
 def examples_of(most):
     """Settings of hypothesis for a property: the same examples in every run, and no deadline."""
     return settings(
-        max_examples=3 * most,
+        max_examples=by_tier(max(10, most // 2), 3 * most, 20 * most),
         deadline=None,
         derandomize=True,
         database=None,

@@ -20,7 +20,7 @@ FAMILIES: tuple[Family, ...] = (*sd.FAMILIES, *sd3.FAMILIES)
 
 
 def identify(model: Any) -> Family:
-    """The family of a MODEL; raises EsdError, which says why, for what cannot be erased."""
+    """Return the family of a MODEL; raise EsdError, which says why, for what cannot be erased."""
     _require_model(model)
     base = model.model
     kind, config = type(base).__name__, base.model_config.unet_config
@@ -65,7 +65,7 @@ def _require_plain_weights(base: Any) -> None:
 
 
 def native_latent(family: Family, model: Any, width: int, height: int) -> tuple[int, int, int]:
-    """The latent shape "c h w" for a picture size in pixels, 0 meaning the family's own size."""
+    """Return the latent shape "c h w" for a picture size in pixels, 0 meaning the family's own size."""
     ratio = spatial_ratio(model)
     pixels = (height or family.native_size, width or family.native_size)
     if any(p % ratio or p < ratio for p in pixels):

@@ -84,7 +84,7 @@ FORMATS: dict[str, Format] = {
 
 
 def format_of(name: str) -> Format:
-    """A row by name; raises EsdError for another name."""
+    """Return a row by name; raise EsdError for another name."""
     if name not in FORMATS:
         raise EsdError(f'There is no format "{name}": choose one of {", ".join(FORMATS)}.')
     return FORMATS[name]

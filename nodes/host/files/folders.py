@@ -29,14 +29,14 @@ def register() -> None:
 
 
 def files() -> list[str]:
-    """The names that Load Erasure offers."""
+    """Return the names that Load Erasure offers."""
     register()
     names = [n for n in folder_paths.get_filename_list(FOLDER) if n.lower().endswith(ENDINGS)]
     return names or [NONE_YET]
 
 
 def file_in(kind: str, name: object) -> Path | None:
-    """The file of that name in the host's folders of a kind; None where there is none, or the name leads out of them.
+    """Return the file of that name in the host's folders of a kind; None where there is none, or it leads out of them.
 
     A link that lies there is followed, as by the host's own loaders: whoever made it could have put the file there.
     """
@@ -63,7 +63,7 @@ def require_own(folder: Path) -> None:
 
 
 def path_of(name: str) -> Path:
-    """The file behind a listed name; the host keeps names inside its folders.  Raises EsdError when there is none."""
+    """Return the file behind a listed name, which the host keeps inside its folders; raise EsdError for none."""
     register()
     found = file_in(FOLDER, name)
     if found is None or found.suffix.lower() not in ENDINGS:
@@ -74,7 +74,7 @@ def path_of(name: str) -> Path:
 
 
 def fingerprint(name: str) -> str:
-    """Changes when the file does, so that a node which reads it runs again."""
+    """Return what changes when the file does, so that a node which reads it runs again."""
     path = path_of(name)
     status = path.stat()
     return f"{path}:{status.st_size}:{status.st_mtime_ns}"

@@ -15,7 +15,7 @@ _FILE_INPUTS = (("ckpt_name", "checkpoints"), ("unet_name", "diffusion_models"))
 
 
 def base_file(prompt: Mapping[str, Any] | None, node_id: str | None, input_name: str = "model") -> Path | None:
-    """The file that the loader behind a node's MODEL input opens, found by following the graph's links upstream."""
+    """Return the file that the loader behind a node's MODEL input opens, by following the graph's links upstream."""
     seen: set[str] = set()
     source = _source(_inputs(prompt, node_id).get(input_name))
     while source is not None and source not in seen:
@@ -29,14 +29,14 @@ def base_file(prompt: Mapping[str, Any] | None, node_id: str | None, input_name:
 
 
 def _inputs(prompt: Mapping[str, Any] | None, node_id: str | None) -> Mapping[str, Any]:
-    """A node's inputs; empty where the graph, which comes from outside, has no such node or nothing like inputs."""
+    """Return a node's inputs; empty where the graph, which comes from outside, has no such node or no inputs."""
     node = (prompt or {}).get(node_id or "")
     inputs = node.get("inputs") if isinstance(node, dict) else None
     return inputs if isinstance(inputs, dict) else {}
 
 
 def _source(link: Any) -> str | None:
-    """The node that a link comes from; None for a value that was typed."""
+    """Return the node that a link comes from; None for a value that was typed."""
     return link[0] if isinstance(link, list) and link and isinstance(link[0], str) else None
 
 
@@ -52,13 +52,13 @@ _UPSTREAM = {
 
 
 def whole_checkpoint(prompt: Mapping[str, Any] | None, node_id: str | None) -> Path | None:
-    """The one checkpoint file behind a node's MODEL, CLIP and VAE inputs; None where there is no such file."""
+    """Return the one checkpoint file behind a node's MODEL, CLIP and VAE inputs; None where there is no such file."""
     found = {base_file(prompt, node_id, name) for name in ("model", "clip", "vae")}
     return found.pop() if len(found) == 1 else None
 
 
 def workflow_id(extra: Any) -> str:
-    """The id of the graph that a prompt was made from, where the page sent it along."""
+    """Return the id of the graph that a prompt was made from, where the page sent it along."""
     workflow = extra.get("workflow") if isinstance(extra, Mapping) else None
     found = workflow.get("id") if isinstance(workflow, Mapping) else None
     return found if isinstance(found, str) and len(found) <= LONGEST_ID else ""

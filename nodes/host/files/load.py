@@ -34,7 +34,7 @@ class Loaded:
 
 
 def checkpoints() -> list[str]:
-    """The names that Load Checkpoint offers."""
+    """Return the names that Load Checkpoint offers."""
     return list(folder_paths.get_filename_list("checkpoints"))
 
 

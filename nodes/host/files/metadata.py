@@ -19,7 +19,7 @@ log = logging.getLogger("esd")
 
 
 def sha256(path: Path) -> str:
-    """The hash of a file, read a mebibyte at a time."""
+    """Return the hash of a file, read a mebibyte at a time."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(2**20):
@@ -52,7 +52,7 @@ def run_metadata(
     base: Origin,
     steps_done: int,
 ) -> dict[str, str]:
-    """The `esd.*` metadata of a result; every value is text, as safetensors asks."""
+    """Return the `esd.*` metadata of a result; every value is text, as safetensors asks."""
     etas = {eta_of(concept, settings) for concept in concepts}
     return {
         "esd.format": "esd-concept-erasure-1",

@@ -16,7 +16,7 @@ log = logging.getLogger("esd")
 
 
 def load(path: Path, model: Any, interpret: str, base_model: Any = None, base_path: Path | None = None) -> Imported:
-    """A file as erased weights for the MODEL; `base_path` is its base's file.  Warnings go to the log, too."""
+    """Return a file as erased weights for the MODEL; `base_path` is its base's file.  Warnings go to the log, too."""
     with torch.inference_mode(False), torch.no_grad():
         trained_from = network_of(base_model) if base_model is not None else None
         base = Base(network_of(model), trained_from, lambda: sha256(base_path) if base_path else "")

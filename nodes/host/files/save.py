@@ -44,7 +44,7 @@ _DATE |= {"%width%": "0", "%height%": "0"}
 
 
 def output_path(prefix: str, ending: str) -> Path:
-    """The next free name for a prefix in the output folder, `prefix_00001_` and the ending."""
+    """Return the next free name for a prefix in the output folder, `prefix_00001_` and the ending."""
     if not prefix.strip():
         raise EsdError("The file name is empty: type a name such as esd/erased.")
     if any(unicodedata.category(character) in ("Cc", "Cs") or character in FORBIDDEN for character in prefix):
@@ -73,7 +73,7 @@ def output_path(prefix: str, ending: str) -> Path:
 
 
 def check_name(prefix: str | None) -> bool | str:
-    """True, or why no file can have this name: the host asks before anything runs (None where a link brings it)."""
+    """Return True, or why no file can have this name; the host asks before anything runs (None: a link brings it)."""
     try:
         return prefix is None or bool(output_path(prefix, ""))
     except EsdError as error:
@@ -81,7 +81,7 @@ def check_name(prefix: str | None) -> bool | str:
 
 
 def listing(path: Path, text: str) -> dict[str, list[Any]]:
-    """What a saving node tells: the file as the host's own savers list theirs, and a line of text."""
+    """Return what a saving node tells: the file as the host's own savers list theirs, and a line of text."""
     root = Path(folder_paths.get_output_directory())
     folder = path.parent.relative_to(root).as_posix()
     return {
@@ -91,7 +91,7 @@ def listing(path: Path, text: str) -> dict[str, list[Any]]:
 
 
 def graph_metadata(prompt: Any, extra: Mapping[str, Any] | None) -> dict[str, str]:
-    """The workflow as metadata, unless the host runs with --disable-metadata."""
+    """Return the workflow as metadata, unless the host runs with --disable-metadata."""
     if args.disable_metadata:
         return {}
     kept = {"prompt": json.dumps(prompt)} if prompt is not None else {}
@@ -111,7 +111,7 @@ class Parts:
 def save_checkpoint(
     prefix: str, parts: Parts, weights: Erasure | None, graph: Mapping[str, str], precision: str = AS_LOADED
 ) -> tuple[Path, str]:
-    """A full checkpoint with patches baked in; returns its path and a line about it.
+    """Write a full checkpoint with patches baked in; return its path and a line about it.
 
     "as source" keeps the source file's precision and untouched tensors and falls back to the host's writer, saying
     why, where there is no such file; "as loaded" is the host's writer: the weights as they are in memory.
@@ -151,7 +151,7 @@ def _host_save(to: Path, model: Any, clip: Any, vae: Any, metadata: dict[str, st
 
 
 def _marks(model: Any) -> dict[str, torch.Tensor]:
-    """The entries by which loaders know a schedule that the weights do not show: zero terminal SNR, EDM's ends."""
+    """Return entries by which loaders know a schedule that the weights do not show: zero terminal SNR, EDM's ends."""
     sampling = model.get_model_object("model_sampling")
     if not isinstance(sampling, comfy.model_sampling.V_PREDICTION):
         return {}
@@ -162,7 +162,7 @@ def _marks(model: Any) -> dict[str, torch.Tensor]:
 
 
 def save_erasure(prefix: str, export: Export, graph: Mapping[str, str], form: str) -> tuple[Path, str]:
-    """The erasure alone in one of the formats; returns its path and a line about it."""
+    """Write the erasure alone in one of the formats; return its path and a line about it."""
     chosen = format_of(form)
     path = output_path(prefix, chosen.ending)
     with translate_oom(f"{path.name} was written", _LIGHTER):

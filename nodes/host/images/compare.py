@@ -19,7 +19,7 @@ BEFORE, AFTER = "before", "after"
 
 
 def strengths_of(text: str) -> list[float]:
-    """The numbers of a text such as "0, 0.5, 1", each once; raises EsdError for what is no strength."""
+    """Return the numbers of a text such as "0, 0.5, 1", each once; raise EsdError for what is no strength."""
     words = [word for word in re.split(r"[\s,;]+", text) if word]
     strengths = list(dict.fromkeys(_strength(word) for word in words))
     if not strengths:
@@ -43,7 +43,7 @@ def _strength(word: str) -> float:
 
 
 def models_to_compare(before: Any, after: Any, weights: Erasure | None, strengths: str) -> dict[str, Any]:
-    """The MODEL of each row by its label: the original, a row a strength where there are weights, then `after`."""
+    """Return the MODEL of each row by its label: the original, one a strength where there are weights, then `after`."""
     chosen = strengths_of(strengths)
     if weights is None and after is None:
         raise EsdError(

@@ -59,7 +59,7 @@ def draw(model: Any, clip: Any, vae: Any, prompts: Sequence[str], choice: Sample
 def draw_rows(
     models: Mapping[str, Any], clip: Any, vae: Any, samples: Sequence[Sample], choice: SamplerChoice
 ) -> dict[str, Tensor]:
-    """The same pictures from each model, "b h w c" in 0 ... 1 by its label; a model that occurs twice draws once."""
+    """Draw the same pictures from each model, "b h w c" in 0 ... 1 by label; a model that occurs twice draws once."""
     require_parts(clip, vae)
     conditions = {prompt: _encode(clip, prompt) for prompt in dict.fromkeys(("", *(s.prompt for s in samples)))}
     distinct = {id(model): model for model in models.values()}
@@ -146,10 +146,10 @@ def prompt_lines(text: str) -> list[str]:
 
 
 def samplers() -> list[str]:
-    """The sampler names of KSampler."""
+    """Return the sampler names of KSampler."""
     return list(comfy.samplers.KSampler.SAMPLERS)
 
 
 def schedulers() -> list[str]:
-    """The scheduler names of KSampler."""
+    """Return the scheduler names of KSampler."""
     return list(comfy.samplers.KSampler.SCHEDULERS)

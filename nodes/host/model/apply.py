@@ -11,7 +11,7 @@ from .injected import restore_injected_layers
 
 
 def apply(model: Any, weights: Erasure, strength: float) -> Any:
-    """A clone of the MODEL with strength times the differences added to whatever it already carries."""
+    """Return a clone of the MODEL with strength times the differences added to whatever it already carries."""
     if as_float(strength) is None:
         raise EsdError(
             f"The strength is {strength!r:.30}: it must be a number, 0 for the original and 1 for the erased."

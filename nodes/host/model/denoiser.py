@@ -63,7 +63,7 @@ class HostDenoiser:
                 _write(slot, self.frozen[name])
 
     def predict(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        """The network's raw output (epsilon, v or velocity), "b c h w", float32, input scaled as it was trained.
+        """Return the network's raw output (epsilon, v or velocity), "b c h w", float32, input scaled as it was trained.
 
         Without gradients a large batch goes through in parts of `together` samples.
         """
@@ -85,7 +85,7 @@ class HostDenoiser:
         return raw.float()
 
     def denoised(self, raw: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
-        """The host's own estimate of x0 from a raw output."""
+        """Return the host's own estimate of x0 from a raw output."""
         x0: Tensor = self.sampling.calculate_denoised(sigma, raw, x)
         return x0
 
@@ -115,7 +115,7 @@ def max_samples(latent_shape: tuple[int, ...], device: torch.device) -> int:
 
 
 def timestep_grid(sampling: Any, steps: int) -> Tensor:
-    """The sigmas of a walk and a last 0, "steps + 1".
+    """Return the sigmas of a walk and a last 0, "steps + 1".
 
     Flow schedules: n even times from 1 down, shifted.  All others: the levels 1, 1 + T/n, ... (981 ... 1 for n = 50) of
     the schedule's own T, "leading" spacing with offset 1, as the published DDIM and Euler configurations of SD and
@@ -178,7 +178,7 @@ CHECKPOINTED_BLOCKS = ("ResBlock", "SpatialTransformer", "BasicTransformerBlock"
 
 
 def _checkpoint_blocks(module: nn.Module) -> list[nn.Module]:
-    """The blocks recomputed each as a whole: the outermost in the table, but no more than one transformer block."""
+    """Return the blocks to recompute as a whole: the outermost of the table, but at most one transformer block each."""
     inside = [block for child in module.children() for block in _checkpoint_blocks(child)]
     return [module] if type(module).__name__ in CHECKPOINTED_BLOCKS and len(inside) < 2 else inside
 

@@ -59,7 +59,7 @@ class MemoryEstimate:
 def estimate(
     on: Stage, settings: Settings, device: torch.device, gradient_checkpointing: bool, streams: int = 1
 ) -> MemoryEstimate:
-    """What a run with these settings takes on the device beside copied weights; keeps are a second stream."""
+    """Return what a run with these settings takes on the device beside copied weights; keeps are a second stream."""
     shapes = [shape for name, shape in on.weights if name in set(on.names)]
     prompts = 3 if settings.sampler_model == "student" else 2  # of a walk, or of its targets
     together = min(prompts * settings.trajectory_batch, max_samples(on.latent, device))

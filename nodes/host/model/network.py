@@ -17,7 +17,7 @@ from .weights import seen_weights
 
 
 def private_network(model: Any, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """The MODEL's network as the user sees it (its own patches applied), with frozen ordinary weights of one dtype.
+    """Return the MODEL's network with its own patches applied, with frozen ordinary weights of one dtype.
 
     A weight that is unpatched and already of that device and dtype shares the host's memory, so only what differs
     is copied; nothing here ever writes to a weight.  Call it outside inference mode.
@@ -31,7 +31,7 @@ def private_network(model: Any, device: torch.device, dtype: torch.dtype) -> nn.
 
 
 def kind_of(model: Any) -> tuple[type, Mapping[str, Any]]:
-    """The class of the MODEL's network, and what it is made with."""
+    """Return the class of the MODEL's network, and what it is made with."""
     config = model.model.model_config.unet_config
     return type(model.model.diffusion_model), {k: v for k, v in config.items() if k not in _NOT_OF_THE_NETWORK}
 
@@ -40,7 +40,7 @@ _NOT_OF_THE_NETWORK = ("disable_unet_model_creation", "dtype", "device")
 
 
 def empty_network(kind: type, config: Mapping[str, Any], stored: torch.dtype, computed: torch.dtype) -> nn.Module:
-    """A network without values on the meta device, whose layers cast weights where they compute in another dtype."""
+    """Return a network without values on the meta device; its layers cast weights where they compute otherwise."""
     operations = comfy.ops.disable_weight_init if computed is stored else comfy.ops.manual_cast
     network: nn.Module = kind(**config, dtype=stored, device="meta", operations=operations)
     return network
@@ -74,7 +74,7 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def _of_other_sizes(network: nn.Module) -> list[str]:
-    """The linear layers whose weights have another shape than the layer says."""
+    """Return the linear layers whose weights have another shape than the layer says."""
     layers = {path: layer for path, layer in network.named_modules() if isinstance(layer, nn.Linear)}
     sizes = {f"{path}.weight": (layer.out_features, layer.in_features) for path, layer in layers.items()}
     return [name for name, t in network.state_dict().items() if tuple(t.shape) != sizes.get(name, tuple(t.shape))]
@@ -93,7 +93,7 @@ def require_visible(model: Any, names: Iterable[str]) -> None:
 
 
 def compute_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
-    """What layers compute in whose weights are stored in this dtype: the host's choice, but no float16 for bfloat16.
+    """Return what layers compute in whose weights have this dtype: the host's choice, but no float16 for bfloat16.
 
     Where a device is slow at bfloat16, as most CPUs are, each layer casts its weights to float32 as it is called.
     """

@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 def network_of(model: Any) -> Network:
-    """The MODEL's network with its patches: names and shapes now, values on the CPU when asked for."""
+    """Return the MODEL's network with its patches: names and shapes now, values on the CPU when asked for."""
     family = identify(model)
     weights = seen_weights(model)
     shapes = {name: weight.shape for name, weight in weights.items()}
@@ -42,7 +42,7 @@ def diffusers_map(unet_config: dict[str, Any], names: Any) -> dict[str, str]:
 
 
 def base_network(model: Any, weights: Erasure, purpose: str) -> Network:
-    """The network that an erasure is added to when absolute values are written; refuses one that has it already."""
+    """Return the network that an erasure is added to when absolute values are written; refuse one that has it."""
     if model is None:
         raise EsdError(f"{purpose} holds absolute values: connect the MODEL from before erasing to the model input.")
     carried = {id(t) for patches in model.patches.values() for t in _tensors(patches)}
@@ -56,7 +56,7 @@ def _tensors(patches: Sequence[Any]) -> list[Any]:
 
 
 def unet_shape(model: Any) -> UnetShape:
-    """The shape of a MODEL's UNet; raises EsdError for a network without one, or with uneven levels."""
+    """Return the shape of a MODEL's UNet; raise EsdError for a network without one, or with uneven levels."""
     c = model.model.model_config.unet_config
     if "num_res_blocks" not in c:
         raise EsdError("This MODEL has no UNet, so it has no diffusers unet folder: save it as difference or lora.")

@@ -73,7 +73,7 @@ def stage(
 
 @lru_cache(maxsize=64)
 def training_bytes(on: Stage, samples: int, gradient_checkpointing: bool) -> int:
-    """The most bytes beyond the weights at once in the student's forward and backward, casts and gradients included."""
+    """Return the peak bytes beyond the weights in the student's forward and backward, casts and gradients included."""
     with torch.inference_mode(False), torch.enable_grad():
         denoiser = on.denoiser()
         denoiser.gradient_checkpointing = gradient_checkpointing
@@ -87,7 +87,7 @@ def training_bytes(on: Stage, samples: int, gradient_checkpointing: bool) -> int
 
 @lru_cache(maxsize=64)
 def sampling_bytes(on: Stage, samples: int) -> int:
-    """The same of one call without gradients."""
+    """Return the same of one call without gradients."""
     with torch.inference_mode(False), torch.no_grad():
         denoiser = on.denoiser()
         return _most(lambda: denoiser.predict(*on.inputs(samples)))
@@ -155,7 +155,7 @@ def _fused_attention(
     skip_output_reshape: bool = False,
     **more: Any,
 ) -> Tensor:
-    """The host's attention by shapes: "b n (h d)", some as "b n h d", or "b h n d" where it says so; out likewise."""
+    """Return the host's attention by shapes: "b n (h d)", "b n h d", or "b h n d" where it says so; out likewise."""
     if not skip_reshape:
         size = q.shape[-1] // heads
         q, k, v = (t.reshape(t.shape[0], -1, heads, size).transpose(1, 2) for t in (q, k, v))

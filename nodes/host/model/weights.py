@@ -43,7 +43,7 @@ class SeenWeight:
         return here and self.kept.dtype == self.dtype == dtype and not self.is_patched
 
     def on(self, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """An ordinary tensor with its patches on a device, over the host's own memory where it `shares`."""
+        """Return an ordinary tensor with its patches on a device, over the host's own memory where it `shares`."""
         if self.shares(device, dtype):
             return _ordinary(self.kept)
         if self.is_patched:
@@ -65,7 +65,7 @@ class SeenWeight:
 
 
 def seen_weights(model: Any) -> dict[str, SeenWeight]:
-    """The weights of a MODEL's network by their names in it, in the network's order; no value is computed yet."""
+    """Return the weights of a MODEL's network by name, in the network's order; no value is computed yet."""
     return {
         key.removeprefix(NETWORK_PREFIX): SeenWeight(key, entry[0][0], _dtype(model, key, entry[0][0]), entry)
         for key, entry in model.get_key_patches(NETWORK_PREFIX).items()
@@ -79,6 +79,6 @@ def _dtype(model: Any, key: str, kept: Tensor) -> torch.dtype:
 
 
 def _ordinary(weight: Tensor) -> Tensor:
-    """The same memory as an ordinary tensor: the host's are inference tensors, which autograd refuses."""
+    """Return the same memory as an ordinary tensor: the host's are inference tensors, which autograd refuses."""
     plain = torch.empty(0, dtype=weight.dtype, device=weight.device)
     return plain.set_(weight.untyped_storage(), weight.storage_offset(), weight.shape, weight.stride())

@@ -98,7 +98,7 @@ def make_plan(model: Any, settings: Settings) -> Plan:
 
 
 def fitted(plan: Plan, model: Any, conditions: Mapping[str, Condition], keeps: Sequence[Keep], vae: Any = None) -> Plan:
-    """The plan with the memory that it needs, for which room is made; raises EsdError where that is not enough.
+    """Return the plan with the memory that it needs, for which room is made; raise EsdError where that is not enough.
 
     Recomputes activations where that is left to choose and memory asks for it.
     """
@@ -118,7 +118,7 @@ def fitted(plan: Plan, model: Any, conditions: Mapping[str, Condition], keeps: S
 
 
 def _dtype(precision: str, model: Any, device: torch.device) -> torch.dtype:
-    """The network's compute precision; the trained weights and the loss are float32 in any case.
+    """Return the network's compute precision; the trained weights and the loss are float32 in any case.
 
     A float16 MODEL trains in float16 with a scaled loss where the device computes in it: of all half precisions that
     comes nearest to float32 (lab/bench/precision.py), and the MODEL's loaded weights need not be copied.
@@ -138,7 +138,7 @@ def streams_of(keeps: Sequence[Keep]) -> int:
 
 
 def planned_passes(settings: Settings, keeps: Sequence[Keep]) -> int:
-    """An estimate of a run's network passes: walks of two prompts, and the student's own (its forward counts)."""
+    """Estimate a run's network passes: trajectories of two prompts, and the student's forward passes."""
     drawn = (
         settings.examples
         if not settings.draws_per_buffer

@@ -34,7 +34,7 @@ def run_key(
     concepts: Sequence[Concept],
     keeps: Sequence[Keep],
 ) -> str:
-    """A digest of all that the resulting weights depend on, the contents of weights and text embeddings included."""
+    """Return a digest of all that the resulting weights depend on, contents of weights and embeddings included."""
     settings = {name: value for name, value in by_first_name(plan.settings).items() if _counts(plan.settings, name)}
     about = {
         "procedure": ALGORITHM_VERSION,

@@ -66,7 +66,7 @@ def train_or_reuse(job: Job, monitor: MonitorOptions) -> Result:
 
 
 def _live(job: Job, monitor: MonitorOptions) -> RunStatus:
-    """A run at its beginning, as the page is told of it."""
+    """Return a run at its beginning, as the page is told of it."""
     return RunStatus(
         monitor.node,
         monitor.workflow,
@@ -80,7 +80,7 @@ def _live(job: Job, monitor: MonitorOptions) -> RunStatus:
 
 
 def _precision(stored: torch.dtype, computed: torch.dtype) -> str:
-    """What the run's weights are in, and what its layers compute in where that is something else."""
+    """Return what the run's weights are in, and what its layers compute in where that is something else."""
     return _name(stored) if stored is computed else f"{_name(stored)}, computed in {_name(computed)}"
 
 
@@ -91,7 +91,7 @@ def _name(dtype: torch.dtype) -> str:
 def _cached_result(
     job: Job, monitor: MonitorOptions, shown: RunRegistry, live: RunStatus, folder: RunFolder
 ) -> Result | None:
-    """The result of an earlier run with the same inputs, where it is wanted and there."""
+    """Return the result of an earlier run with the same inputs, where it is wanted and there."""
     found = folder.finished(job.denoiser) if monitor.start != START_OVER else None
     if found is None or (not found.complete and (monitor.start == RESUME or folder.has_newer_snapshot())):
         return None

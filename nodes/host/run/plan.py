@@ -74,7 +74,7 @@ class Job:
 
 
 def make_denoiser(model: Any, plan: Plan, on_forward: Callable[[int], None]) -> HostDenoiser:
-    """The denoiser of a plan; call it outside inference mode."""
+    """Return the denoiser of a plan; call it outside inference mode."""
     return HostDenoiser(
         private_network(model, plan.device, plan.dtype),
         _ordinary_sampling(model),
@@ -88,5 +88,5 @@ def make_denoiser(model: Any, plan: Plan, on_forward: Callable[[int], None]) -> 
 
 
 def _ordinary_sampling(model: Any) -> Any:
-    """The MODEL's sampling object with ordinary tensors: its own sigmas belong to inference mode."""
+    """Return the MODEL's sampling object with ordinary tensors: its own sigmas belong to inference mode."""
     return copy.deepcopy(model.get_model_object("model_sampling"))

@@ -25,7 +25,7 @@ SMALLEST, LARGEST = 128, 256
 
 
 def preview_prompts(concepts: Sequence[Concept], keeps: Sequence[Keep]) -> dict[str, str]:
-    """What is drawn, by label: the first concept, and the first keep prompt where there is one."""
+    """Return what is drawn, by label: the first concept, and the first keep prompt where there is one."""
     kept = [prompt for keep in keeps for prompt in keep.prompts]
     return {"erase": concepts[0].student_prompt, **({"keep": kept[0]} if kept else {})}
 
@@ -52,7 +52,7 @@ def draw_previews(
 
 
 def preview_bytes(vae: Any, latent_shape: tuple[int, ...], device: torch.device) -> int:
-    """What the VAE takes on the device for a preview: its weights, and decoding as the host counts it."""
+    """Return what the VAE takes on the device for a preview: its weights, and decoding as the host counts it."""
     if is_missing(vae) or getattr(vae, "device", None) != device:
         return 0
     return int(vae.patcher.model_size() + vae.memory_used_decode((2, *latent_shape), vae.vae_dtype))

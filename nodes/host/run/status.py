@@ -55,7 +55,7 @@ class RunStatus:
     sent_at: float = 0.0
 
     def begin_counting(self) -> None:
-        """Passes a second count from here."""
+        """Count passes a second from here."""
         self.started = time.monotonic()
 
     def as_json(self, first: int = 0) -> dict[str, Any]:
@@ -131,12 +131,12 @@ class RunRegistry:
         self.tell(live, with_previews=True)
 
     def running(self, id_: str) -> RunStatus | None:
-        """The run of that id, if it is on."""
+        """Return the run of that id, if it is on."""
         return next((run for run in self.runs if run.id == id_ and run.state == "running"), None)
 
 
 def registry() -> RunRegistry:
-    """This server's board; made with its first use."""
+    """Return this server's registry, made with its first use."""
     server: Any = getattr(PromptServer, "instance", None)
     if not hasattr(server, "send_sync"):
         return RunRegistry(None)

@@ -48,7 +48,7 @@ class RunFolder:
         self.snapshot, self.result = self.path / SNAPSHOT, self.path / RESULT
 
     def finished(self, denoiser: Denoiser) -> Finished | None:
-        """The kept result, where there is one; raises EsdError with the cure when it cannot be read."""
+        """Return the kept result, where there is one; raise EsdError with the cure when it cannot be read."""
         if not self.result.is_file():
             return None
         try:
@@ -143,7 +143,7 @@ def _size(folder: Path) -> int:
 
 
 def _found(folder: Path) -> list[os.stat_result]:
-    """The files of a run; none where they may not be looked at, or are just being deleted by another process."""
+    """Return the files of a run; none where they may not be looked at, or are just being deleted by another process."""
     try:
         return [path.stat() for path in _files(folder)]
     except OSError:
