@@ -85,10 +85,10 @@ class Denoiser(Protocol):
         """Return the estimate of x0 that a raw output stands for, "b c h w"."""
 
     def sigmas(self, steps: int) -> Tensor:
-        """Return the noise levels of a walk of that many steps, high to low, and a last 0: "steps + 1"."""
+        """Return the noise levels of a trajectory of that many steps, high to low, and a last 0: "steps + 1"."""
 
     def pure_noise(self, noise: Tensor, sigma: Tensor) -> Tensor:
-        """Return the x at the first level ("b") of walks that start from standard normal noise, "b c h w"."""
+        """Return the x at the first level ("b") of trajectories from standard normal noise, "b c h w"."""
 
     def difference(self) -> dict[str, Tensor]:
         """Student minus base by name, float32, on the CPU."""

@@ -68,8 +68,8 @@ def read_snapshot(path: Path, run: str, denoiser: Denoiser) -> Snapshot:
 
 def _check(tensors: Mapping[str, Tensor], text: Mapping[str, str]) -> str:
     """Return a checksum of all that a snapshot holds: an optimiser takes whatever it is given, right or wrong."""
-    told = [(name, str(t.dtype), tuple(t.shape)) for name, t in sorted(tensors.items())]
-    found = zlib.crc32(json.dumps([told, sorted(text.items())]).encode())
+    about = [(name, str(t.dtype), tuple(t.shape)) for name, t in sorted(tensors.items())]
+    found = zlib.crc32(json.dumps([about, sorted(text.items())]).encode())
     for _, tensor in sorted(tensors.items()):
         plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         found = zlib.crc32(plain.numpy().data, found)

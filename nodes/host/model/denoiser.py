@@ -71,8 +71,8 @@ class HostDenoiser:
             return self._call(x, sigma, condition)
         starts = range(0, x.shape[0], self.max_batch)
         parts = [slice(start, start + self.max_batch) for start in starts]
-        told = [Condition({name: t[part] for name, t in condition.tensors.items()}) for part in parts]
-        return torch.cat([self._call(x[p], sigma[p], c) for p, c in zip(parts, told, strict=True)])
+        conditions = [Condition({name: t[part] for name, t in condition.tensors.items()}) for part in parts]
+        return torch.cat([self._call(x[p], sigma[p], c) for p, c in zip(parts, conditions, strict=True)])
 
     def _call(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         self.on_forward(x.shape[0])
@@ -104,9 +104,9 @@ class HostDenoiser:
 
 
 def max_samples(latent_shape: tuple[int, ...], device: torch.device) -> int:
-    """How many samples go through the network in one call without gradients, whatever the batch of walks.
+    """How many samples go through the network in one call without gradients, whatever the batch of trajectories.
 
-    On a CPU larger calls stop being faster at about the prompts of one SD1.5 walk, and go on taking more memory.  It
+    On a CPU larger calls stop being faster at about the prompts of one SD1.5 trajectory, and go on taking memory.  It
     depends on nothing that changes between runs, so that equal inputs give equal weights.
     """
     if not comfy.model_management.is_device_cpu(device):
@@ -115,11 +115,11 @@ def max_samples(latent_shape: tuple[int, ...], device: torch.device) -> int:
 
 
 def timestep_grid(sampling: Any, steps: int) -> Tensor:
-    """Return the sigmas of a walk and a last 0, "steps + 1".
+    """Return the sigmas of a trajectory and a last 0, "steps + 1".
 
     Flow schedules: n even times from 1 down, shifted.  All others: the levels 1, 1 + T/n, ... (981 ... 1 for n = 50) of
     the schedule's own T, "leading" spacing with offset 1, as the published DDIM and Euler configurations of SD and
-    SDXL; where the schedule has no more levels than the walk (LCM: 50), without the offset.
+    SDXL; where the schedule has no more levels than the trajectory (LCM: 50), without the offset.
     """
     levels = sampling.sigmas
     if isinstance(sampling, comfy.model_sampling.CONST):

@@ -61,7 +61,7 @@ def estimate(
 ) -> MemoryEstimate:
     """Return what a run with these settings takes on the device beside copied weights; keeps are a second stream."""
     shapes = [shape for name, shape in on.weights if name in set(on.names)]
-    prompts = 3 if settings.sampler_model == "student" else 2  # of a walk, or of its targets
+    prompts = 3 if settings.sampler_model == "student" else 2  # of a trajectory, or of its targets
     together = min(prompts * settings.trajectory_batch, max_samples(on.latent, device))
     called = (training_bytes(on, streams * settings.batch_size, gradient_checkpointing), sampling_bytes(on, together))
     state = sum(map(OPTIMIZERS[settings.optimizer].state_bytes, shapes))

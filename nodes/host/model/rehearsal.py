@@ -67,8 +67,8 @@ def stage(
     """`device` and `dtype` are those of the run, `condition` the shapes of one prompt's tensors ("1 ...")."""
     kind, config = kind_of(model)
     weights = tuple((name, weight.shape) for name, weight in seen_weights(model).items())
-    told, computed = tuple(sorted(condition.items())), compute_dtype(dtype, device)
-    return Stage(kind, config, repr(config), weights, tuple(names), tuple(latent), device.type, dtype, computed, told)
+    inputs, computed = tuple(sorted(condition.items())), compute_dtype(dtype, device)
+    return Stage(kind, config, repr(config), weights, tuple(names), tuple(latent), device.type, dtype, computed, inputs)
 
 
 @lru_cache(maxsize=64)

@@ -1,4 +1,4 @@
-"""A whole run on the host's MODEL: encode, walk, train, and hand back a clone with the differences as patches."""
+"""A whole run on the host's MODEL: encode, sample, train, and hand back a clone with the differences as patches."""
 
 from __future__ import annotations
 

@@ -37,9 +37,9 @@ def draw_previews(
     generator = torch.Generator().manual_seed(SEED)
     noise = torch.randn((1, *denoiser.latent_shape), generator=generator).expand(len(prompts), -1, -1, -1)
     sigmas = denoiser.sigmas(STEPS)[:-1, None].to(denoiser.device).expand(-1, len(prompts))
-    told = [conditions[prompt] for prompt in prompts.values()]
+    shown = [conditions[prompt] for prompt in prompts.values()]
     with torch.no_grad(), denoiser.student():
-        *_, last = cfg_trajectory(denoiser, noise.to(denoiser.device), conditions[NULL_PROMPT], told, sigmas, GUIDANCE)
+        *_, last = cfg_trajectory(denoiser, noise.to(denoiser.device), conditions[NULL_PROMPT], shown, sigmas, GUIDANCE)
         guided = last.uncond + GUIDANCE * (last.cond - last.uncond)
         latents = denoiser.denoised(guided, last.x, last.sigma)
     pictures = (
