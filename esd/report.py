@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from .erasure import PREFIX, Erasure
-from .metadata import as_dicts, as_float, as_str
+from .metadata import as_dict, as_dicts, as_float, as_str
 
 PLAIN = (
     ("method", "esd.method"),
@@ -33,6 +33,8 @@ def describe(weights: Erasure) -> str:
     lines = [f"concept: {_concept(c)}" for c in as_dicts(metadata.get("esd.concepts"))]
     lines += [f"keep: {_keep(k)}" for k in as_dicts(metadata.get("esd.keeps"))]
     lines += [f"{title}: {metadata[key]}" for title, key in PLAIN if metadata.get(key)]
+    left = as_dict(metadata.get("esd.left"))
+    lines += [f"left of {prompt}: {share} %" for prompt, share in left.items() if as_float(share) is not None]
     values = sum(t.numel() for t in weights.differences.values())
     norm = math.sqrt(sum(map(_squares, weights.differences.values())))
     lines.append(

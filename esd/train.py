@@ -184,7 +184,7 @@ def make_streams(
     erased = [(target_spec(c, settings), c.weight) for c in concepts]
     kept = [(each, 1.0) for each in keep_specs(keeps)]
     return [
-        ExampleStream(denoiser, conditions, specs, settings, settings.examples, _generator(settings.seed, stream))
+        ExampleStream(denoiser, conditions, specs, settings, settings.examples, stream_generator(settings.seed, stream))
         for stream, specs in enumerate((erased, kept))
         if specs
     ]
@@ -205,7 +205,7 @@ def next_micro_batches(streams: Sequence[ExampleStream], settings: Settings) -> 
     ]
 
 
-def _generator(seed: int, stream: int) -> torch.Generator:
+def stream_generator(seed: int, stream: int) -> torch.Generator:
     """Independent streams of one seed: keeps never move what the concepts draw."""
     return torch.Generator().manual_seed((seed + stream * 0x9E3779B97F4A7C15) % 2**63)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from uuid import uuid4
 
@@ -22,7 +23,7 @@ def workflow(steps: int) -> dict:
         if node["type"] == "ESDLoadModel":  # the stock loader: what other tests expect of ours is not done before them
             node["type"] = "CheckpointLoaderSimple"
         elif node["type"] == "ESDErase":
-            node["widgets_values"] = ["esd-x-strict", steps, 1e-5, 1.0, steps, 0, 0, "start over"]
+            node["widgets_values"] = ["esd-x-strict", steps, 1e-5, 1.0, steps, 4, 0, "start over"]
         elif node["type"] == "ESDEraseSettings":
             node["widgets_values"][2:8] = [8, 0.0, 8, True, 1, 8]  # short walks, few at a time: steps come at once
         elif node["type"] == "ESDBeforeAfter":
@@ -62,6 +63,8 @@ def test_followed_reloaded_and_finished(page, host, vue):
     assert [words for words in said if "Unknown message" in words] == []
     drawn = page.evaluate("""() => [...document.querySelectorAll('[data-esd-live] path')].map(
         path => path.getAttribute('d').split('M').length - 1)""")
+    left = page.evaluate("() => document.querySelector('[data-esd-left]').textContent")
+    assert re.fullmatch(r"cat: \d+ % left", left), left
     assert drawn[0] >= 10 and drawn[1:] == [1, 1]  # a point a step, the mean, and where the run is
     if vue:
         page.evaluate(FINISH)

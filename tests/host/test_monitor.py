@@ -123,6 +123,23 @@ class TestPreviews:
         without = erase(world, vae=True, keep="dog", start="start over")
         assert same(outcome, without)
 
+    def test_what_is_left_of_each_concept_is_told_and_kept(self, world, runs, told, whole):
+        outcome = erase(world, preview_every=3, concept="cat")
+        left = [m["left"] for m in told.messages if m["left"]]
+        assert left and all(each == [{"prompt": "cat", "percent": each[0]["percent"]}] for each in left)
+        assert 90 <= left[0][0]["percent"] <= 100
+        assert json.loads(outcome["weights"].metadata["esd.left"]) == {"cat": left[-1][0]["percent"]}
+        assert same(outcome, whole)
+
+    def test_a_measure_that_fails_costs_no_training(self, world, runs, told, whole, monkeypatch):
+        def fail(*values):
+            raise RuntimeError("no measure today")
+
+        monkeypatch.setattr(module("run.monitor"), "signed_residual", fail)
+        outcome = erase(world, preview_every=3)
+        assert same(outcome, whole) and "esd.left" not in outcome["weights"].metadata
+        assert any("what is left was not measured: RuntimeError" in m["message"] for m in told.messages)
+
     def test_without_a_vae_they_are_rough(self, world, runs, told, whole):
         outcome = erase(world, preview_every=3)
         shown = [m["previews"] for m in told.messages if "previews" in m]

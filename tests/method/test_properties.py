@@ -34,6 +34,7 @@ from esd_pack.esd import (
 )
 from esd_pack.esd import settings as runs
 from esd_pack.esd.errors import EsdError
+from esd_pack.esd.evaluate import residual
 from esd_pack.esd.files import atomic, lazy, lazy_tensor, pickle_scan, safetensors_header, safetensors_write, torch_zip
 from esd_pack.esd.formats import detect, difference, diffusers, load, lora, official
 from esd_pack.esd.formats import network as networks
@@ -268,6 +269,15 @@ class TestTraining:
         single = published.published_step(fake, FakeConditions(), specs[0], made, torch.Generator().manual_seed(walks))
         assert single.x.shape == single.target.shape == (2, 4, 4) and single.prompt == "cat"
         assert examples.keep_specs([concepts.Keep(("a", "b"), 0.0)]) == []
+
+    @examples_of(15)
+    @given(st.integers(1, 12), st.floats(0, 20), st.integers(0, 2**64 - 1))
+    def test_what_is_left_in_the_untouched_model_is_all(self, grid, guidance, seed):
+        fake, made = FakeDenoiser(), runs_of(num_inference_steps=grid, guidance_scale=guidance, seed=seed)
+        (points,) = residual.hold_out(fake, FakeConditions(), [concepts.make_concept("cat")], made)
+        found = residual.signed_residual(fake, FakeConditions(), points)
+        assert abs(found - 1) < 1e-3 and residual.percent_left(found) == 100
+        assert train.stream_generator(seed, 2).initial_seed() >= 0
 
     @examples_of(60)
     @given(st.floats(0, 20), st.none() | st.floats(0, 20), st.sampled_from(("", "man in a hat")))

@@ -29,6 +29,8 @@ export class Panel {
     this.chart = new Chart();
     this.line = made("div", STYLE.line);
     this.line.dataset.esdLine = "";
+    this.left = made("div", STYLE.line);
+    this.left.dataset.esdLeft = "";
     this.words = made("div", STYLE.words);
     this.previews = made("div", STYLE.previews);
     this.button = made("button", STYLE.button);
@@ -36,7 +38,7 @@ export class Panel {
     this.button.textContent = "Finish now";
     this.button.title = "End the training after this step and go on with what has been learnt.";
     this.button.addEventListener("click", () => this.run && onFinish(this.run));
-    this.root.append(this.chart.root, this.line, this.words, this.previews, this.button);
+    this.root.append(this.chart.root, this.line, this.left, this.words, this.previews, this.button);
     this.root.dataset.esdLive = "";
     this.visible = false;
     this.nothing = "not trained yet";
@@ -76,6 +78,8 @@ export class Panel {
     this.button.disabled = run?.state !== "running" || Boolean(run.finishing || run.away);
     this.button.style.opacity = this.button.disabled ? "0.4" : "1";
     this.line.textContent = run ? figures(run) : this.nothing;
+    this.left.textContent = this.left.title = left(run);
+    this.left.style.display = this.left.textContent ? "" : "none";
     this.words.textContent = this.words.title = run?.message ?? "";
     this.showPreviews(run?.previews ?? []);
     this.chart.show(run?.losses ?? [], run?.total ?? 1);
@@ -124,6 +128,12 @@ export function figures(run) {
     if (run.seconds_left != null) parts.push(`${duration(run.seconds_left)} left`);
     if (run.passes_per_second) parts.push(`${rate(run.passes_per_second)} passes/s`);
   }
+  return parts.join(" \u00b7 ");
+}
+
+/** How much of each concept the student still has. */
+export function left(run) {
+  const parts = (run?.left ?? []).map((each) => `${each.prompt}: ${each.percent} % left`);
   return parts.join(" \u00b7 ");
 }
 

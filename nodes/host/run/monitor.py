@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management
@@ -13,6 +14,7 @@ import torch
 
 from ....esd.erasure import Erasure
 from ....esd.errors import EsdError
+from ....esd.evaluate.residual import LEVELS, HeldOut, hold_out, percent_left, signed_residual
 from ....esd.train import Step, Training
 from ..files.metadata import origin_of
 from ..model.memory import LOWER_MEMORY_HINT
@@ -115,6 +117,7 @@ class MonitoredRun:
         self.origin = origin_of(job.base)
         self.failures: dict[str, str] = {}
         self.training: Training | None = None
+        self.held_out: list[HeldOut] = []
 
     def train(self) -> Result:
         """Resume from a snapshot or begin; what has been learnt is kept however it ends."""
@@ -143,7 +146,8 @@ class MonitoredRun:
 
     def _preview_passes(self, steps: int) -> int:
         every = self.monitor.preview_every
-        return (steps // every + 1) * preview.STEPS * 2 * len(self.prompts) if every else 0
+        each = 2 * preview.STEPS * len(self.prompts) + 2 * LEVELS * len(self.job.concepts)
+        return (steps // every + 1) * each + 2 * LEVELS * len(self.job.concepts) if every else 0
 
     def _after(self, step: Step) -> bool:
         progress = self.job.progress
@@ -152,10 +156,17 @@ class MonitoredRun:
         self.shown.step(self.live, step)
         done, last = step.index + 1, step.index + 1 == step.total
         if self.monitor.preview_every and (done % self.monitor.preview_every == 0 or done == 1 or last):
+            self._best_effort("measure", self._measure)
             self._best_effort("preview", self._preview)
         if self.monitor.snapshot_every and done % self.monitor.snapshot_every == 0 and not last:
             self._keep_snapshot()
         return self.live.finish
+
+    def _measure(self) -> None:
+        denoiser, conditions = self.job.denoiser, self.job.conditions
+        self.held_out = self.held_out or hold_out(denoiser, conditions, self.job.concepts, self.job.plan.settings)
+        found = {each.prompt: signed_residual(denoiser, conditions, each) for each in self.held_out}
+        self.live.left = {prompt: percent_left(residual) for prompt, residual in found.items()}
 
     def _preview(self) -> None:
         start = time.monotonic()
@@ -178,6 +189,8 @@ class MonitoredRun:
 
     def _result(self, losses: list[float]) -> Result:
         weights, complete = self.job.weights(self.origin, len(losses)), len(losses) == self.job.plan.settings.steps
+        if self.live.left:
+            weights = replace(weights, metadata={**weights.metadata, "esd.left": json.dumps(self.live.left)})
         if not complete:
             self._keep_snapshot()
         self._best_effort("result", lambda: self.folder.keep_result(weights, losses, complete))
@@ -207,6 +220,7 @@ class MonitoredRun:
 
 
 SIDE_TASKS = {
+    "measure": ("what is left was not measured", "set preview_every to 0"),
     "preview": ("preview failed", "set preview_every to 0, or connect no VAE"),
     "snapshot": ("snapshot failed", "close other programs, or set snapshot_every to 0"),
     "result": ("the result is not cached", "save it with Save Erasure"),

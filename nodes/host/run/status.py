@@ -51,6 +51,8 @@ class RunStatus:
     precision: str = ""
     memory_foretold: int = 0
     memory_peak: int | None = None
+    left: dict[str, int] = field(default_factory=dict)
+    """Percent that is left of each concept, by its prompt."""
     sent: int = 0
     sent_at: float = 0.0
 
@@ -79,6 +81,7 @@ class RunStatus:
             "precision": self.precision,
             "memory_foretold": self.memory_foretold,
             "memory_peak": self.memory_peak,
+            "left": [{"prompt": prompt[:LONGEST_PROMPT], "percent": left} for prompt, left in self.left.items()],
             "seconds": round((self.ended or time.monotonic()) - self.begun, 1),
         }
 
