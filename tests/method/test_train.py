@@ -47,7 +47,7 @@ def trained_on(denoiser: FakeDenoiser) -> list[train.Tensor]:
 
 def examples_of(settings, concept=CAT):
     """The very examples that a run with these settings draws."""
-    generator = train._generator(settings.seed, 0)
+    generator = train.stream_generator(settings.seed, 0)
     return list(
         ExampleStream(
             FakeDenoiser(),

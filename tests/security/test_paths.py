@@ -339,7 +339,7 @@ def test_links_between_the_host_s_own_folders_are_used(comfy, place, link, tmp_p
 
 
 def test_links_planted_at_the_names_that_are_written(place, link, monkeypatch):
-    import esd_pack.esd.files as files
+    import esd_pack.esd.files.atomic as files
 
     disk = Disk(place.outside)
     victim = place.outside / "secret.txt"
@@ -408,14 +408,14 @@ def test_what_is_not_a_run_s_own_is_never_deleted(place, link, monkeypatch):
     outside.mkdir()
     (outside / "snapshot.esd").write_bytes(b"x")
     link(folder / ("c" * 16), outside)
-    runs.make_room(newest)
+    runs.evict_oldest(newest)
     assert not (own / "snapshot.esd").exists() and (own / "notes.txt").is_file()
     assert (folder / "mine" / "model.safetensors").is_file() and (outside / "snapshot.esd").is_file()
     dead = "x.12345678.999999999.esd-partial"
     link(place.output / dead, place.outside / "secret.txt")
     link(place.output / f"y{dead}", place.outside)
     disk = Disk(place.outside)
-    runs.delete_partials()
+    module("run.cleanup").delete_partials()
     assert disk.listed() == disk.before
     record("files of others, and links, where old runs and half-written files are deleted", 5, "all there")
 
