@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from support.graphs import Graph, slot
+from support.host_folders import searched
 
 NAME = "emoji-world.ckpt"
 PREFIX = "diffusion_model."
@@ -55,15 +56,13 @@ REAL = {"SD15": (SD15, 686), "SD20": (SD21, 686), "SDXL": (SDXL, 1680)}
 @pytest.fixture(scope="module")
 def folders(comfy, comfy_base, node_classes):
     """The host's folders in this process; what is saved into output/checkpoints and the like can be loaded."""
-    import folder_paths
-
     output, models = comfy_base / "output", comfy_base / "models"
-    for kind in ("checkpoints", "loras", "diffusion_models", "esd"):
+    kinds = ("checkpoints", "loras", "diffusion_models", "esd")
+    for kind in kinds:
         (models / kind).mkdir(exist_ok=True)
-        (output / kind).mkdir(exist_ok=True)
-        folder_paths.add_model_folder_path(kind, str(output / kind))
-    yield SimpleNamespace(output=output, esd=models / "esd", loras=models / "loras")
-    for folder in (output, models / "esd"):  # gigabytes; the folders stay, since the host remembers them
+    with searched(output, kinds):
+        yield SimpleNamespace(output=output, esd=models / "esd", loras=models / "loras")
+    for folder in (output, models / "esd"):  # gigabytes
         for path in folder.rglob("*"):
             if path.is_file():
                 path.unlink()

@@ -10,7 +10,7 @@ import pytest
 from esd_pack.esd.concepts import Concept, Keep, make_concept, make_keep, prompts_of
 from esd_pack.esd.errors import EsdError
 from esd_pack.esd.presets import PRESETS, with_preset
-from esd_pack.esd.settings import Settings, check
+from esd_pack.esd.settings import FIELDS, Settings, check
 
 
 def test_words_are_stripped():
@@ -149,3 +149,12 @@ def test_presets_name_only_settings_that_exist():
 def test_an_unknown_preset_is_refused():
     with pytest.raises(EsdError, match='There is no preset "paper": choose one of default, paper-2023'):
         with_preset(Settings(), "paper")
+
+
+def test_the_defaults_are_the_documented_ones():
+    made = Settings()
+    assert (made.method, made.steps, made.learning_rate, made.eta) == ("esd-x", 200, 1e-4, 1.0)
+    assert (made.sampler_model, made.num_inference_steps, made.samples_per_trajectory) == ("base", 50, 10)
+    assert made.strided is True and made.deterministic is True
+    assert {name for name, field in FIELDS.items() if not field.affects_result} == {"preset", "gradient_checkpointing"}
+    assert all(preset["strided"] is (name == "default") for name, preset in PRESETS.items())

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from support.graphs import Graph, slot
+from support.host_folders import searched
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "emoji-world.ckpt"
@@ -28,12 +29,11 @@ TEXT_ATTENTION = 20
 @pytest.fixture(scope="module")
 def folders(comfy, comfy_base):
     """The host's folders in this process; what is saved into output/checkpoints and the like can be loaded."""
-    import folder_paths
-
-    for kind in ("checkpoints", "loras", "diffusion_models"):
+    kinds = ("checkpoints", "loras", "diffusion_models")
+    for kind in kinds:
         (comfy_base / "models" / kind).mkdir(exist_ok=True)
-        folder_paths.add_model_folder_path(kind, str(comfy_base / "output" / kind))
-    return SimpleNamespace(output=comfy_base / "output", models=comfy_base / "models")
+    with searched(comfy_base / "output", kinds):
+        yield SimpleNamespace(output=comfy_base / "output", models=comfy_base / "models")
 
 
 @pytest.fixture(scope="module")
