@@ -24,6 +24,7 @@ def _add_packages() -> None:
 
 def _test(rest: list[str]) -> int:
     _add_packages()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the networks are small, and servers and a browser run beside
     import pytest
 
     os.chdir(ROOT)
