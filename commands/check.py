@@ -37,7 +37,7 @@ FORMAT = "esd-check-1"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Return the options that the check has however it is started."""
+    """Add the options that the check has however it is started."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the JSON to this file instead of printing it")
     parser.add_argument("--steps", type=int, default=Recipe.steps, help="training steps (default: %(default)s)")
     parser.add_argument(

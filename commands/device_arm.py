@@ -39,15 +39,15 @@ def erase(server: talk.Address, recipe: Recipe, leavings: Leavings, memory: Memo
     Raises ServerError where the server refuses the prompt or a node fails.
     """
     prompt = graph(server.get("/object_info"), recipe, precision)
-    watcher = MonitoredRun(server, memory)
-    prompt_id = talk.queue(server, prompt, watcher.workflow)
-    outputs = talk.follow(server, prompt_id, watcher)
-    watcher.end()
+    follower = Follower(server, memory)
+    prompt_id = talk.queue(server, prompt, follower.workflow)
+    outputs = talk.follow(server, prompt_id, follower)
+    follower.end()
     (file,) = outputs["save"]["esd_files"]
     leavings.files.append(file)
     data = server.view(file)
     judged = _judged(server, recipe, outputs) if "before" in outputs else None
-    return Arm(_tensors(data), metadata_of(io.BytesIO(data)), watcher.run, judged)
+    return Arm(_tensors(data), metadata_of(io.BytesIO(data)), follower.run, judged)
 
 
 def graph(info: Json, recipe: Recipe, precision: str) -> Json:
@@ -99,11 +99,11 @@ class Memory:
         return {when: {name: look.get(name) for name in names} for when, look in looks.items()}
 
 
-class MonitoredRun:
+class Follower:
     """Hears of a run from the pack's own route while it is on, and says on the terminal how far it is."""
 
     def __init__(self, server: talk.Address, memory: Memory) -> None:
-        """Return the run is known by the id of its graph."""
+        """Know the run by the id of its graph."""
         self.server, self.memory, self.workflow = server, memory, f"esd-check-{uuid.uuid4().hex}"
         self.run: Json = {}
         self.start = self.told = time.monotonic()

@@ -41,7 +41,7 @@ def published_step(
             settings.guidance_scale,
         )
     with torch.no_grad():
-        answers = {p: denoiser.predict(last.x, last.sigma, conditions[p])[0] for p in spec.prompts}
+        answers = {p: denoiser.predict(last.x, last.sigma, conditions[p])[0] for p in dict.fromkeys(spec.prompts)}
     wanted = answers[spec.anchor]
     if spec.eta:
         wanted = target(wanted, answers[spec.erase], answers[NULL_PROMPT], spec.eta)

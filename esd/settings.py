@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from .errors import EsdError
@@ -69,7 +69,6 @@ FIELDS: dict[str, Field] = {
         "Same seed and inputs give the same weights, bit for bit, on the same machine.",
         0,
         2**64 - 1,
-        official="seed",
     ),
     "preset": Field(
         "custom",
@@ -247,9 +246,9 @@ FIRST_NAMES = {
 """What version 0.1 called settings that have another name now."""
 
 
-def by_first_name(settings: Settings) -> dict[str, Any]:
-    """Return all settings under the names of version 0.1, from which the keys of kept runs are made."""
-    return {FIRST_NAMES.get(name, name): value for name, value in asdict(settings).items()}
+def by_first_name(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings under the names of version 0.1, from which the keys of kept runs are made."""
+    return {FIRST_NAMES.get(name, name): value for name, value in values.items()}
 
 
 def by_present_name(stored: Mapping[str, Any]) -> dict[str, Any]:

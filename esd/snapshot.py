@@ -40,7 +40,7 @@ def write_snapshot(snapshot: Snapshot, path: Path, run: str) -> None:
 
 
 def _flat(place: str, state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Return the values of an optimiser's state by their place; some optimisers keep mappings in it."""
+    """Yield the values of an optimiser's state by their place; some optimisers keep mappings in it."""
     for key, value in state.items():
         if isinstance(value, Mapping):
             yield from _flat(f"{place}/{key}", value)

@@ -9,12 +9,13 @@ from comfy_api.latest import io
 
 from ..esd.concepts import Concept, Keep
 from ..esd.presets import with_preset
+from ..esd.settings import FIELDS
 from ..esd.settings import Settings as RunSettings
 from .host.files import graph
 from .host.run import erase as host
 from .host.run.monitor import STARTS, MonitorOptions
 from .schema import ALIASES, advanced, finding, setting_input
-from .sockets import CATEGORY, Concepts, Keeps, LossMap, Settings, Weights
+from .sockets import CATEGORY, Concepts, Keeps, LossMap, Settings, Weights, seed_input
 
 DEFAULT = RunSettings()
 
@@ -37,6 +38,7 @@ class ESDErase(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
                 Concepts.Input("concepts", tooltip="What to erase: one Concept node or a chain of them."),
                 *(setting_input(name) for name in DIALS),
+                seed_input(FIELDS["seed"].tooltip),
                 *_watching(),
                 Keeps.Input("keep", optional=True, tooltip="Prompts that must look as before (Keep nodes)."),
                 Settings.Input("settings", optional=True, tooltip="Erase Settings, for all the rest."),
@@ -78,8 +80,8 @@ class ESDErase(io.ComfyNode):
         return io.NodeOutput(erased.model, erased.weights, {"loss": erased.losses})
 
 
-DIALS = ("method", "steps", "learning_rate", "eta", "seed")
-"""The settings that most runs set, in the order of their widgets."""
+DIALS = ("method", "steps", "learning_rate", "eta")
+"""The settings that most runs set, in the order of their widgets; the seed follows."""
 
 
 def _watching() -> list[io.Input]:

@@ -55,6 +55,4 @@ def setting_input(name: str, optional: bool = False) -> io.Input:
         given |= {"min": field.low, "max": field.high, **({} if field.step is None else {"step": field.step})}
         if field.step is not None and field.step < FINEST:
             given["round"] = False
-    if name == "seed":
-        given["control_after_generate"] = False
     return advanced(maker, name, **given) if field.rare else maker(name, **given)

@@ -19,7 +19,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
     Raises EsdError when the disk is full or the folder cannot be written; nothing is left behind then.
     """
-    folder = _best_effort(path)
+    folder = _beside(path)
     temporary = folder / "part"
     try:
         folder.mkdir()  # of its own: some writers put temporary files beside theirs, and leave them when killed
@@ -34,7 +34,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 def write_folder_atomically(folder: Path, write: Callable[[Path], object]) -> None:
     """Do the same for a new folder of files: `write` fills a temporary one, which then gets its name."""
-    temporary = _best_effort(folder)
+    temporary = _beside(folder)
     try:
         temporary.mkdir(parents=True)
         write(temporary)
@@ -47,7 +47,7 @@ def write_folder_atomically(folder: Path, write: Callable[[Path], object]) -> No
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _best_effort(path: Path) -> Path:
+def _beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.{uuid4().hex[:8]}.{os.getpid()}{TEMPORARY}")
 
 

@@ -136,7 +136,7 @@ MOST_SHARED = 16
 
 
 def flattened(tree: Mapping[Any, Any]) -> Iterator[tuple[str, Tensor]]:
-    """Return `{module: {parameter: tensor}}` as `module.parameter`; raise EsdError, by name, for what is no tensor."""
+    """Yield `{module: {parameter: tensor}}` as `module.parameter`; raise EsdError, by name, for what is no tensor."""
     yield from _flattened(tree, "", 1, itertools.count(1))
 
 

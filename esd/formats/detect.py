@@ -26,12 +26,12 @@ SCHEDULE = frozenset(
 
 @dataclass(frozen=True)
 class DetectedFile:
-    """A file understood: its form, tensors by host name (values, or `changes` to them), and how many were left."""
+    """A file understood: its form, tensors by host name (values, or `changes` to them), and how many were ignored."""
 
     form: str
     tensors: Mapping[str, LazyTensor]
     changes: bool
-    left: int = 0
+    ignored: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ def detect(file: TensorFile, network: Network) -> DetectedFile:
             "The file holds no weights of a UNet: choose an erasure, a LoRA or a checkpoint of SD1.x, SD2.x or SDXL."
         )
     _require_family(file, network)
-    tensors, left = form.understand(file, network)
+    tensors, ignored = form.understand(file, network)
     for name, stored in tensors.items():
         if not fits(stored.shape, network.shapes[name]):
             raise EsdError(
                 f"The file was made for another kind of model ({name} is {stored.shape} in it and "
                 f"{network.shapes[name]} in this MODEL): load the model it was made from."
             )
-    return DetectedFile(form.name, tensors, form.changes, left)
+    return DetectedFile(form.name, tensors, form.changes, ignored)
 
 
 def fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:

@@ -68,8 +68,8 @@ def load_erasure(path: Path, base: Base, interpret: str = AUTO) -> Imported:
     summary = f"{content.form}: {about}"
     if metadata.get("esd.base_file"):
         summary += f"; trained from {metadata['esd.base_file']}"
-    if content.left:
-        summary += f"; {content.left} tensors of VAE, text encoder or schedule left alone"
+    if content.ignored:
+        summary += f"; {content.ignored} tensors of VAE, text encoder or schedule left alone"
     return Imported(Erasure({PREFIX + n: t for n, t in differences.items()}, metadata), summary, warnings)
 
 

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 from lab.launch.base import PACK
 from lab.launch.server import ServerError
 from lab.launch.workflow import nodes_of, set_input, to_prompt, upstream
+from support.graphs import NODES
 from support.serving import progress_of, told_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -202,17 +203,7 @@ class TestServedFiles:
 
     def test_every_node_is_listed_with_its_help(self, host, object_info):
         ours = {name: info for name, info in object_info.items() if info.get("python_module") == f"custom_nodes.{PACK}"}
-        assert set(ours) >= {
-            "ESDLoadModel",
-            "ESDConcept",
-            "ESDKeep",
-            "ESDErase",
-            "ESDEraseSettings",
-            "ESDApply",
-            "ESDSaveCheckpoint",
-            "ESDSaveErasure",
-            "ESDBeforeAfter",
-        }
+        assert set(ours) == set(NODES)
         for name, info in ours.items():
             assert info["category"] == "ESD" and info["description"]
             page = host.get(f"/extensions/{PACK}/docs/{name}.md", raw=True).decode()

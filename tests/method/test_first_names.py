@@ -32,7 +32,7 @@ def test_every_old_name_has_a_setting():
     assert set(FIRST_NAMES) <= {field.name for field in dataclasses.fields(Settings)}
     stored = json.loads(stored_metadata()["esd.settings"])
     assert set(FIRST_NAMES.values()) <= set(stored)
-    assert by_first_name(stored_settings()).items() >= stored.items()
+    assert by_first_name(dataclasses.asdict(stored_settings())).items() >= stored.items()
 
 
 def test_a_snapshot_is_resumed_bit_for_bit():

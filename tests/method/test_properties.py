@@ -108,9 +108,9 @@ class TestSettings:
     @examples_of(20)
     @given(st.dictionaries(st.sampled_from(sorted(runs.FIELDS)), st.integers(), max_size=5))
     def test_first_and_present_names(self, some):
-        stored = {runs.FIRST_NAMES.get(name, name): value for name, value in some.items()}
+        stored = runs.by_first_name(some)
         assert runs.by_present_name(stored) == some == runs.by_present_name(some)
-        assert runs.by_present_name(runs.by_first_name(runs.Settings())) == vars(runs.Settings())
+        assert runs.by_present_name(runs.by_first_name(vars(runs.Settings()))) == vars(runs.Settings())
 
     @examples_of(40)
     @given(TEXTS | st.sampled_from(sorted(presets.PRESETS)))

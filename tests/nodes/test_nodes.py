@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from support.graphs import Graph, slot
+from support.graphs import NODES, Graph, slot
 from support.host_folders import searched
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -951,19 +951,7 @@ def later_shapes(kind):
 class TestSchemas:
     """What the page shows of the nodes."""
 
-    @pytest.fixture(
-        params=[
-            "ESDLoadModel",
-            "ESDConcept",
-            "ESDKeep",
-            "ESDErase",
-            "ESDEraseSettings",
-            "ESDApply",
-            "ESDSaveCheckpoint",
-            "ESDSaveErasure",
-            "ESDBeforeAfter",
-        ]
-    )
+    @pytest.fixture(params=NODES)
     def node(self, request, node_classes):
         """Each node."""
         return node_classes[request.param]

@@ -8,6 +8,7 @@ import types
 
 import pytest
 
+from esd_pack.esd.settings import FIELDS
 from support.short_runs import module
 
 SAYING = {"ESDLoadModel", "ESDLoadErasure", "ESDSaveCheckpoint", "ESDSaveErasure", "ESDErasureInfo"}
@@ -60,3 +61,10 @@ def test_a_process_without_routes_gets_none(node_classes, monkeypatch, server):
     monkeypatch.setattr(live.PromptServer, "instance", server)
     live.add_routes()
     assert not hasattr(server, "esd_routes")
+
+
+def test_every_setting_has_one_widget(node_classes):
+    """But the one without a tooltip, which presets alone set."""
+    shown = [node_classes[name].GET_SCHEMA().inputs for name in ("ESDErase", "ESDEraseSettings")]
+    widgets = [each.id for inputs in shown for each in inputs if each.id in FIELDS]
+    assert sorted(widgets) == sorted(name for name, field in FIELDS.items() if field.tooltip)

@@ -80,7 +80,7 @@ def test_official_names_stand_beside_ours():
     for name, field in FIELDS.items():
         if field.official and field.tooltip:
             (row,) = (line for line in rows if f"**{name}**" in line.partition("|")[0])
-            assert f"--{field.official}" in row or name == "seed", (name, row)
+            assert f"--{field.official}" in row, (name, row)
 
 
 def test_the_tiers_in_the_design_are_those_of_the_tests():
@@ -101,8 +101,7 @@ def test_the_tiers_in_the_design_are_those_of_the_tests():
             assert place.rstrip("/") not in quick, place
 
 
-def test_every_room_and_file_of_the_tests_is_in_some_row_or_repo():
-    """No test may get lost without the table saying so."""
-    text = (ROOT / "docs" / "design.md").read_text("utf-8")
+def test_every_room_of_the_tests_is_in_the_table():
+    text = (ROOT / "docs" / "design.md").read_text("utf-8").partition("## What is proven where")[2]
     rooms = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and any(path.glob("test_*.py"))}
     assert all(f"tests/{room}/" in text for room in rooms)

@@ -87,6 +87,22 @@ class _Server:
         """Nobody listens."""
 
 
+NODES = (
+    "ESDLoadModel",
+    "ESDConcept",
+    "ESDKeep",
+    "ESDErase",
+    "ESDEraseSettings",
+    "ESDApply",
+    "ESDLoadErasure",
+    "ESDErasureInfo",
+    "ESDSaveCheckpoint",
+    "ESDSaveErasure",
+    "ESDBeforeAfter",
+)
+"""Every node of the pack."""
+
+
 class Graph:
     """A prompt under construction: `add` nodes (what is left out has its default), then `run` it."""
 

@@ -1,4 +1,4 @@
-"""Where a result comes from: the base file behind a MODEL link, its hash, and the metadata of a run."""
+"""What a graph says of a node: the file behind its links, and the id of the workflow."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .loaded import _unload_where
+from .loaded import unload_where
 
 
 def restore_injected_layers(model: Any) -> None:
@@ -13,7 +13,7 @@ def restore_injected_layers(model: Any) -> None:
     Layers that another plugin lends to a MODEL stay in the network until another MODEL is sampled, and all MODELs of
     a checkpoint share one network.
     """
-    _unload_where(lambda each: model.is_clone(each.model) and _has_injections(each.model))
+    unload_where(lambda each: model.is_clone(each.model) and _has_injections(each.model))
 
 
 def _has_injections(model: Any) -> bool:

@@ -33,10 +33,11 @@ def end_streaming() -> None:
 
 def unload(patcher: Any) -> None:
     """Let the host take one MODEL, CLIP or VAE off its device; it comes back when it is used."""
-    _unload_where(lambda each: each.model is patcher or patcher.is_clone(each.model))
+    unload_where(lambda each: each.model is patcher or patcher.is_clone(each.model))
 
 
-def _unload_where(wanted: Callable[[Any], bool]) -> None:
+def unload_where(wanted: Callable[[Any], bool]) -> None:
+    """Let the host take every loaded part off its device of which `wanted` is true."""
     loaded = comfy.model_management.current_loaded_models
     gone = [each for each in loaded if each.model is not None and wanted(each)]
     for device in {each.device for each in gone}:

@@ -139,19 +139,15 @@ def streams_of(keeps: Sequence[Keep]) -> int:
 
 def planned_passes(settings: Settings, keeps: Sequence[Keep]) -> int:
     """Estimate a run's network passes: trajectories of two prompts, and the student's forward passes."""
-    drawn = (
-        settings.examples
-        if not settings.draws_per_buffer
-        else -(-settings.examples // settings.draws_per_buffer) * settings.examples_per_buffer
-    )
-    per_walk = min(settings.samples_per_trajectory, settings.num_inference_steps)
+    drawn = settings.examples
+    if settings.draws_per_buffer:
+        drawn = -(-drawn // settings.draws_per_buffer) * settings.examples_per_buffer
+    each = min(settings.samples_per_trajectory, settings.num_inference_steps)
     if settings.strided:
-        levels: float = max(per_walk, MIN_STEPS) + 1
-    else:
-        levels = (
-            settings.num_inference_steps * per_walk / (per_walk + 1)
-        )  # the mean of the last of so many random levels
-    return round(streams_of(keeps) * (drawn / per_walk * 2 * levels + settings.examples))
+        levels: float = max(each, MIN_STEPS) + 1
+    else:  # the mean of the last of so many random levels
+        levels = settings.num_inference_steps * each / (each + 1)
+    return round(streams_of(keeps) * (drawn / each * 2 * levels + settings.examples))
 
 
 class _training_mode:

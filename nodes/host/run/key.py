@@ -14,16 +14,18 @@ from torch import Tensor
 
 from ....esd.concepts import Concept, Keep
 from ....esd.denoiser import Condition
-from ....esd.settings import FIELDS, Settings, by_first_name, by_present_name
+from ....esd.settings import FIELDS, Settings, by_first_name
 
 ALGORITHM_VERSION = 2
 """Counts up when the same inputs would no longer give the same weights."""
 
 
-def _counts(settings: Settings, first_name: str) -> bool:
-    """Whether a setting is part of the key; the runs of version 0.1.0 count as ones with `deterministic` on."""
-    (name,) = by_present_name({first_name: None})
-    return FIELDS[name].affects_result and not (name == "deterministic" and settings.deterministic)
+def _counted(settings: Settings) -> dict[str, Any]:
+    """Return the settings that count; the runs of version 0.1.0 count as ones with `deterministic` on."""
+    values = {name: value for name, value in asdict(settings).items() if FIELDS[name].affects_result}
+    if values["deterministic"]:
+        del values["deterministic"]
+    return by_first_name(values)
 
 
 def run_key(
@@ -35,10 +37,9 @@ def run_key(
     keeps: Sequence[Keep],
 ) -> str:
     """Return a digest of all that the resulting weights depend on, contents of weights and embeddings included."""
-    settings = {name: value for name, value in by_first_name(plan.settings).items() if _counts(plan.settings, name)}
     about = {
         "procedure": ALGORITHM_VERSION,
-        "settings": settings,
+        "settings": _counted(plan.settings),
         "concepts": [asdict(c) for c in concepts],
         "keeps": [asdict(k) for k in keeps],
         "family": plan.family.name,
