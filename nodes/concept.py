@@ -45,7 +45,7 @@ class ESDConcept(io.ComfyNode):
                     min=0.01,
                     max=100.0,
                     step=0.1,
-                    tooltip="Among several concepts: this one's share of the training points. "
+                    tooltip="Among several concepts: this one's share of the training examples. "
                     "Twice the weight is twice as many.",
                 ),
                 Concepts.Input("previous", optional=True, tooltip="Concepts to erase in the same run."),

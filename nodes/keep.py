@@ -21,7 +21,7 @@ class ESDKeep(io.ComfyNode):
             category=CATEGORY,
             **finding("preserve", "retain", "anchor concept", "ESD"),
             description="Prompts on which the erased model must go on matching the original. Costs time: as many "
-            "training points again.",
+            "training examples again.",
             inputs=[
                 io.String.Input(
                     "prompts",

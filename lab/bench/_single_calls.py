@@ -37,10 +37,10 @@ class Probe:
         with torch.inference_mode():
             plan = make_plan(on.model, settings)
             prompts = prompts_of([make_concept(CONCEPT)], [])
-            self.conditions = encode(on.model, on.clip, prompts, plan.latent_shape, plan.device)
-        self.denoiser, self.plan = make_denoiser(on.model, plan, lambda samples: None), plan
+            self.conditions = encode(plan.host, on.clip, prompts, plan.latent_shape, plan.device)
+        self.denoiser, self.plan = make_denoiser(plan, lambda samples: None), plan
         shapes = {name: tuple(t.shape) for name, t in self.conditions[CONCEPT].tensors.items()}
-        self.stage = rehearsal.stage(on.model, plan.names, plan.latent_shape, plan.device, plan.dtype, shapes)
+        self.stage = rehearsal.stage(plan.host, plan.names, plan.latent_shape, plan.device, plan.dtype, shapes)
         self.generator = torch.Generator().manual_seed(0)
 
     def cfg_trajectory(self, walks: int) -> Call:

@@ -138,9 +138,9 @@ class Run:
         with torch.inference_mode():
             self.plan = make_plan(on.model, settings)
             prompts = prompts_of([self.concept], [])
-            self.conditions = encode(on.model, on.clip, prompts, self.plan.latent_shape, self.plan.device)
-            self.plan = fitted(self.plan, on.model, self.conditions, [])
-        self.denoiser = make_denoiser(on.model, self.plan, lambda samples: None)
+            self.conditions = encode(self.plan.host, on.clip, prompts, self.plan.latent_shape, self.plan.device)
+            self.plan = fitted(self.plan, self.conditions, [])
+        self.denoiser = make_denoiser(self.plan, lambda samples: None)
 
     def train(self, report: Callable[[], bool] = lambda: False, warm: bool = False) -> None:
         """All of it, as the node does it; `warm` makes the optimiser's state before the first step."""

@@ -141,8 +141,8 @@ class Half(Playground):
             with torch.inference_mode():
                 plan = self.erasing.make_plan(model, settings)
                 device = plan.device
-                conditions = encode(model, self.loaded.clip, prompts_of(concepts, keeps), plan.latent_shape, device)
-            both.append(rounding(make_denoiser(model, plan, lambda samples: None), precision))
+                conditions = encode(plan.host, self.loaded.clip, prompts_of(concepts, keeps), plan.latent_shape, device)
+            both.append(rounding(make_denoiser(plan, lambda samples: None), precision))
         split = Split(*both, ARMS[arm][2])
         with rounding_backward(ARMS[arm][1]):
             erase(split, conditions, concepts, keeps, plan.settings, lambda step: False)

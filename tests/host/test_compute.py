@@ -17,11 +17,12 @@ def make(model, gradient_checkpointing=False):
     import copy
 
     from esd_pack.nodes.host.model.denoiser import HostDenoiser
+    from esd_pack.nodes.host.model.host_model import as_host_model
     from esd_pack.nodes.host.model.network import compute_dtype, private_network
 
     dtype, device = model.model.diffusion_model.dtype, torch.device("cpu")
     sampling = copy.deepcopy(model.get_model_object("model_sampling"))
-    network = private_network(model, device, dtype)
+    network = private_network(as_host_model(model), device, dtype)
     compute = compute_dtype(dtype, device)
     return HostDenoiser(network, sampling, [NAME], (4, 8, 8), device, compute, lambda n: None, gradient_checkpointing)
 

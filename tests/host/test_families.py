@@ -98,6 +98,7 @@ def test_sd3_refuses_prompts_of_different_lengths(load: Callable[[str], Any]) ->
     """Its attention mixes text and picture, so that repeated tokens would weigh more."""
     from esd_pack.esd.errors import EsdError
     from esd_pack.nodes.host.model.conditioning import encode
+    from esd_pack.nodes.host.model.host_model import as_host_model
 
     class Lengths(RandomText):
         def encode_from_tokens_scheduled(self, text: str) -> list[Any]:
@@ -106,9 +107,9 @@ def test_sd3_refuses_prompts_of_different_lengths(load: Callable[[str], Any]) ->
 
     row, device = ROWS["sd3"], torch.device("cpu")
     text = Lengths(row.text.width, row.text.pooled)
-    assert len(encode(load("sd3"), text, ["", "cat"], (16, 8, 8), device)) == 2
+    assert len(encode(as_host_model(load("sd3")), text, ["", "cat"], (16, 8, 8), device)) == 2
     with pytest.raises(EsdError, match='"a very long prompt" has more tokens than others'):
-        encode(load("sd3"), text, ["", "a very long prompt"], (16, 8, 8), device)
+        encode(as_host_model(load("sd3")), text, ["", "a very long prompt"], (16, 8, 8), device)
 
 
 @pytest.mark.parametrize("name", ["sd1", "koala", "sd3"])
@@ -124,8 +125,8 @@ def test_a_walk_ends_where_the_hosts_own_euler_does(load: Callable[[str], Any], 
     row, model = ROWS[name], load(name)
     with torch.inference_mode():
         plan = make_plan(model, Settings(width=SIDE, height=SIDE))
-        conditions = encode(model, row.text, ["", "cat"], plan.latent_shape, plan.device)
-    denoiser = make_denoiser(model, plan, lambda samples: None)
+        conditions = encode(plan.host, row.text, ["", "cat"], plan.latent_shape, plan.device)
+    denoiser = make_denoiser(plan, lambda samples: None)
     noise = torch.randn((1, *plan.latent_shape), generator=torch.Generator().manual_seed(0))
     sigmas = denoiser.sigmas(5)
     levels = list(cfg_trajectory(denoiser, noise, conditions[""], [conditions["cat"]], sigmas[:-1, None], 1.0))

@@ -140,11 +140,12 @@ def question():
 
 def answer(model):
     """The output of a MODEL's network, its patches applied by the host's own arithmetic."""
+    from esd_pack.nodes.host.model.host_model import as_host_model
     from esd_pack.nodes.host.model.network import private_network
 
     x, t, context = question()
     with torch.inference_mode(False), torch.no_grad():
-        return private_network(model, torch.device("cpu"), torch.float32)(x, t, context=context)
+        return private_network(as_host_model(model), torch.device("cpu"), torch.float32)(x, t, context=context)
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ def plan(playground: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     small = Settings(width=256, height=256, batch_size=4, gradient_checkpointing="off")
     conditions = {"cat": Condition({"c_crossattn": torch.zeros(1, 77, 768)})}
     return lambda keeps=(), vae=None, **changes: fitted(
-        make_plan(playground[0], replace(small, **changes)), playground[0], conditions, keeps, vae
+        make_plan(playground[0], replace(small, **changes)), conditions, keeps, vae
     )
 
 

@@ -103,8 +103,9 @@ class TestRuns:
     @pytest.mark.parametrize("prompt", SHORT_TEXTS)
     def test_every_prompt_is_encoded_as_the_host_does(self, model, clip, prompt):
         from esd_pack.nodes.host.model.conditioning import encode
+        from esd_pack.nodes.host.model.host_model import as_host_model
 
-        found = outcome(lambda: encode(model, clip, ["", prompt], (4, 8, 8), torch.device("cpu")))
+        found = outcome(lambda: encode(as_host_model(model), clip, ["", prompt], (4, 8, 8), torch.device("cpu")))
         assert found is None or all(torch.isfinite(c.tensors["c_crossattn"]).all() for c in found.values())
 
     @pytest.mark.parametrize("prompt", ["(cat:1.5)", "embedding:x", "\u202e\u05d7\u05ea\u05d5\u05dc", "word " * 300])

@@ -330,7 +330,7 @@ class TestDenoiser:
         from esd_pack.nodes.host.run import erase as host
 
         plan = host.make_plan(world.model, Settings(width=64, height=64, gradient_checkpointing="on"))
-        return host.make_denoiser(world.model, plan, lambda samples: None)
+        return host.make_denoiser(plan, lambda samples: None)
 
     @pytest.fixture
     def question(self, world):

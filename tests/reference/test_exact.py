@@ -148,8 +148,8 @@ def ours(case: Case, method: str, erase_from: bool, source: str = "base") -> Our
     with torch.inference_mode():
         plan = make_plan(case.model, settings)
         table = PromptTable(case.prompts)
-        conditions = encode(case.model, table, prompts_of([concept], []), plan.latent_shape, plan.device)
-    denoiser = make_denoiser(case.model, plan, lambda samples: None)
+        conditions = encode(plan.host, table, prompts_of([concept], []), plan.latent_shape, plan.device)
+    denoiser = make_denoiser(plan, lambda samples: None)
     return Ours(denoiser, conditions, plan.settings, target_spec(concept, settings))
 
 

@@ -92,6 +92,11 @@ def test_the_archive_has_nothing_that_only_developers_need(archive):
     assert not folders & {"tests", "lab", "docs", ".ci", ".github", "run.py"}
 
 
+def test_the_archive_has_the_help_pages_with_their_pictures(archive):
+    pages = {path.relative_to(ROOT).as_posix() for path in (ROOT / "web").rglob("*") if path.is_file()}
+    assert len(pages) > 20 and pages <= archive
+
+
 def test_the_archive_has_what_the_check_needs(archive):
     parts = {path.relative_to(ROOT).as_posix() for path in (ROOT / "commands").glob("*.py")}
     judge = {

@@ -7,7 +7,7 @@ from typing import Any
 from ....esd.erasure import Erasure
 from ....esd.errors import EsdError
 from ....esd.metadata import as_float
-from .injected import restore_injected_layers
+from .loaded import restore_injected_layers
 
 
 def apply(model: Any, weights: Erasure, strength: float) -> Any:

@@ -12,19 +12,19 @@ import torch
 
 from ....esd.denoiser import Condition
 from ....esd.errors import EsdError
-from ..families import identify
+from .host_model import HostModel
 
 
 @torch.no_grad()
 def encode(
-    model: Any, clip: Any, prompts: Iterable[str], latent_shape: tuple[int, ...], device: torch.device
+    host: HostModel, clip: Any, prompts: Iterable[str], latent_shape: tuple[int, ...], device: torch.device
 ) -> dict[str, Condition]:
     """Every prompt as a condition for latents of that shape ("c h w"), encoded once, as ordinary tensors."""
     if clip is None:
         raise EsdError("No CLIP arrived: this checkpoint has no text encoder, so connect one with Load CLIP.")
     noise = torch.zeros((1, *latent_shape))
-    conditions = {prompt: _encode(model, clip, prompt, noise, device) for prompt in prompts}
-    if identify(model).joint_attention:
+    conditions = {prompt: _encode(host.patcher, clip, prompt, noise, device) for prompt in prompts}
+    if host.family.joint_attention:
         _require_one_length(conditions)
     return conditions
 

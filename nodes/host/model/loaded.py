@@ -42,3 +42,16 @@ def unload_where(wanted: Callable[[Any], bool]) -> None:
     gone = [each for each in loaded if each.model is not None and wanted(each)]
     for device in {each.device for each in gone}:
         comfy.model_management.free_memory(ALL, device, keep_loaded=[each for each in loaded if each not in gone])
+
+
+def restore_injected_layers(model: Any) -> None:
+    """Let the host unload the MODELs of this network whose layers are now in place of its own.
+
+    Layers that another plugin lends to a MODEL stay in the network until another MODEL is sampled, and all MODELs of
+    a checkpoint share one network.
+    """
+    unload_where(lambda each: model.is_clone(each.model) and _has_injections(each.model))
+
+
+def _has_injections(model: Any) -> bool:
+    return model.is_injected or any(name.startswith("diffusion_model") for name in model.object_patches_backup)

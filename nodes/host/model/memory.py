@@ -1,4 +1,4 @@
-"""How much memory a run needs, said before it starts, and refused where it is not there."""
+"""How much memory a run needs, said before it starts and refused where it is not there, and how much it took."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ....esd.errors import EsdError
 from ....esd.optimizers import OPTIMIZERS
 from ....esd.settings import Settings
 from .denoiser import max_samples
+from .host_model import HostModel
 from .loaded import offload_others
 from .rehearsal import Stage, sampling_bytes, training_bytes
-from .weights import seen_weights
 
 LOWER_MEMORY_HINT = (
     "choose a smaller method (esd-x-strict), the optimiser adafactor, checkpointing on, or a smaller width and height"
@@ -69,15 +69,17 @@ def estimate(
     return MemoryEstimate(student=kept * sum(map(math.prod, shapes)) + int(state), activations=max(called))
 
 
-def with_room(need: MemoryEstimate, model: Any, device: torch.device, dtype: torch.dtype) -> tuple[MemoryEstimate, int]:
+def with_room(
+    need: MemoryEstimate, host: HostModel, device: torch.device, dtype: torch.dtype
+) -> tuple[MemoryEstimate, int]:
     """Make room for a run through the host's memory manager; returns the need with its copies, and what is free.
 
     Copied are the weights that are elsewhere, in another dtype, or patched; the others are shared with the MODEL.
     """
-    weights = seen_weights(model).values()
+    weights = host.weights().values()
     copied = [math.prod(w.shape) for w in weights if not w.shares(device, dtype)]
     need = replace(need, copies=sum(copied) * dtype.itemsize)
-    return need, offload_others(need.wanted, device, shared=model if len(copied) < len(weights) else None)
+    return need, offload_others(need.wanted, device, shared=host.patcher if len(copied) < len(weights) else None)
 
 
 def ensure_free(need: MemoryEstimate, free: int, device: torch.device) -> None:
@@ -91,3 +93,20 @@ def ensure_free(need: MemoryEstimate, free: int, device: torch.device) -> None:
 def gb(size: int) -> str:
     """Bytes for people."""
     return f"{size / 2**30:.2f} GB"
+
+
+class Gauge:
+    """Bytes allocated on a device above what was there at the beginning."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Begin to count; on devices that PyTorch does not count for (the CPU, MPS) `peak` stays None."""
+        module: Any = getattr(torch, device.type, None)
+        self.device, self.counter = device, module if hasattr(module, "reset_peak_memory_stats") else None
+        if self.counter is not None:
+            self.counter.reset_peak_memory_stats(device)
+            self.begun = int(self.counter.memory_allocated(device))
+
+    @property
+    def peak(self) -> int | None:
+        """The most since the beginning."""
+        return None if self.counter is None else int(self.counter.max_memory_allocated(self.device)) - self.begun

@@ -13,30 +13,21 @@ from torch import Tensor, nn
 from ....esd.errors import EsdError
 from ....esd.selection import ParameterInfo
 from ..families import NETWORK_PREFIX
-from .weights import seen_weights
+from .host_model import HostModel
 
 
-def private_network(model: Any, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def private_network(host: HostModel, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """Return the MODEL's network with its own patches applied, with frozen ordinary weights of one dtype.
 
     A weight that is unpatched and already of that device and dtype shares the host's memory, so only what differs
     is copied; nothing here ever writes to a weight.  Call it outside inference mode.
     """
-    network = empty_network(*kind_of(model), dtype, compute_dtype(dtype, device))
-    fill(network, {name: weight.on(device, dtype) for name, weight in seen_weights(model).items()})
+    network = empty_network(*host.kind, dtype, compute_dtype(dtype, device))
+    fill(network, {name: weight.on(device, dtype) for name, weight in host.weights().items()})
     left = [name for name, tensor in network.named_buffers() if tensor.is_meta]
     if left:  # loading does not reach buffers that are no part of the state
         raise RuntimeError(f"the network has buffers without values: {', '.join(left)}")
     return network.requires_grad_(False).eval()
-
-
-def kind_of(model: Any) -> tuple[type, Mapping[str, Any]]:
-    """Return the class of the MODEL's network, and what it is made with."""
-    config = model.model.model_config.unet_config
-    return type(model.model.diffusion_model), {k: v for k, v in config.items() if k not in _NOT_OF_THE_NETWORK}
-
-
-_NOT_OF_THE_NETWORK = ("disable_unet_model_creation", "dtype", "device")
 
 
 def empty_network(kind: type, config: Mapping[str, Any], stored: torch.dtype, computed: torch.dtype) -> nn.Module:
@@ -46,9 +37,9 @@ def empty_network(kind: type, config: Mapping[str, Any], stored: torch.dtype, co
     return network
 
 
-def require_own_network(model: Any) -> None:
+def require_own_network(host: HostModel) -> None:
     """Raise EsdError where another plugin has put something else in the place of the host's network."""
-    kind = type(model.model.diffusion_model)
+    kind = type(host.network)
     if kind.__module__.partition(".")[0] != "comfy":
         raise EsdError(
             f"Another plugin has wrapped the network of this MODEL ({kind.__name__}), so ESD cannot build it: "
@@ -80,9 +71,11 @@ def _of_other_sizes(network: nn.Module) -> list[str]:
     return [name for name, t in network.state_dict().items() if tuple(t.shape) != sizes.get(name, tuple(t.shape))]
 
 
-def require_visible(model: Any, names: Iterable[str]) -> None:
+def require_visible(host: HostModel, names: Iterable[str]) -> None:
     """Raise EsdError where an object that another plugin puts in place would hide trained weights."""
-    modules = {place: thing for place, thing in model.object_patches.items() if isinstance(thing, nn.Module | Tensor)}
+    modules = {
+        place: thing for place, thing in host.patcher.object_patches.items() if isinstance(thing, nn.Module | Tensor)
+    }
     for name in names:
         for place, thing in modules.items():
             if f"{NETWORK_PREFIX}{name}".startswith(f"{place}.") or place == NETWORK_PREFIX + name:

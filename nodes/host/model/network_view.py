@@ -15,8 +15,7 @@ from ....esd.erasure import Erasure
 from ....esd.errors import EsdError
 from ....esd.formats.diffusers import UnetShape
 from ....esd.formats.network import Network
-from ..families import identify
-from .weights import seen_weights
+from .host_model import as_host_model
 
 log = logging.getLogger("esd")
 
@@ -25,15 +24,15 @@ CPU = torch.device("cpu")
 
 def network_of(model: Any) -> Network:
     """Return the MODEL's network with its patches: names and shapes now, values on the CPU when asked for."""
-    family = identify(model)
-    weights = seen_weights(model)
+    host = as_host_model(model)
+    weights = host.weights()
     shapes = {name: weight.shape for name, weight in weights.items()}
 
     def weight(name: str) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
         return weights[name].patched(CPU) if weights[name].is_patched else weights[name].on(CPU, weights[name].dtype)
 
-    return Network(family.name, shapes, weight, diffusers_map(model.model.model_config.unet_config, shapes))
+    return Network(host.family.name, shapes, weight, diffusers_map(host.config, shapes))
 
 
 def diffusers_map(unet_config: dict[str, Any], names: Any) -> dict[str, str]:

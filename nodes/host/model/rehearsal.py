@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 from ....esd.denoiser import Condition
 from .denoiser import HostDenoiser
-from .network import compute_dtype, empty_network, fill, kind_of
-from .weights import seen_weights
+from .host_model import HostModel
+from .network import compute_dtype, empty_network, fill
 
 META = torch.device("meta")
 
@@ -57,7 +57,7 @@ class Stage:
 
 
 def stage(
-    model: Any,
+    host: HostModel,
     names: Sequence[str],
     latent: tuple[int, ...],
     device: torch.device,
@@ -65,8 +65,8 @@ def stage(
     condition: Mapping[str, tuple[int, ...]],
 ) -> Stage:
     """`device` and `dtype` are those of the run, `condition` the shapes of one prompt's tensors ("1 ...")."""
-    kind, config = kind_of(model)
-    weights = tuple((name, weight.shape) for name, weight in seen_weights(model).items())
+    kind, config = host.kind
+    weights = tuple((name, weight.shape) for name, weight in host.weights().items())
     inputs, computed = tuple(sorted(condition.items())), compute_dtype(dtype, device)
     return Stage(kind, config, repr(config), weights, tuple(names), tuple(latent), device.type, dtype, computed, inputs)
 

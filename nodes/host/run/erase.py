@@ -18,17 +18,16 @@ from ....esd.examples import MIN_STEPS, keep_specs
 from ....esd.selection import select
 from ....esd.settings import Settings, check
 from ....esd.train import StepCallback
-from ..families import identify, native_latent
 from ..files.metadata import origin_of
 from ..model.apply import apply
 from ..model.conditioning import encode
-from ..model.injected import restore_injected_layers
-from ..model.memory import LOWER_MEMORY_HINT, ensure_free, estimate, gb, with_room
+from ..model.host_model import HostModel, as_host_model
+from ..model.loaded import restore_injected_layers
+from ..model.memory import LOWER_MEMORY_HINT, Gauge, ensure_free, estimate, gb, with_room
 from ..model.network import compute_dtype, require_own_network, require_visible, weights_of
 from ..model.oom import translate_oom
 from ..model.rehearsal import stage
 from ..progress import Progress
-from .gauge import Gauge
 from .monitor import MonitorOptions, train_or_reuse
 from .numerics import training_numerics
 from .plan import Job, Plan, make_denoiser
@@ -62,14 +61,14 @@ def erase_model(
     """
     plan = make_plan(model, settings)
     with translate_oom("the prompts were encoded", "close other programs, then queue again"):
-        conditions = encode(model, clip, prompts_of(concepts, keeps), plan.latent_shape, plan.device)
-    plan = fitted(plan, model, conditions, keeps, monitor.vae if monitor and monitor.preview_every else None)
+        conditions = encode(plan.host, clip, prompts_of(concepts, keeps), plan.latent_shape, plan.device)
+    plan = fitted(plan, conditions, keeps, monitor.vae if monitor and monitor.preview_every else None)
     progress = Progress(planned_passes(plan.settings, keeps), monitor.node if monitor else None)
     exact = training_numerics(plan.settings.deterministic)
     with translate_oom("training", LOWER_MEMORY_HINT), torch.inference_mode(False), _training_mode(), exact:
         gauge = Gauge(plan.device)
-        denoiser = make_denoiser(model, plan, progress.advance)
-        job = Job(model, plan, conditions, concepts, keeps, base, denoiser, progress, gauge)
+        denoiser = make_denoiser(plan, progress.advance)
+        job = Job(plan, conditions, concepts, keeps, base, denoiser, progress, gauge)
         weights, losses = train_or_reuse(job, monitor) if monitor else _train_headless(job, on_step)
     taken = "" if gauge.peak is None else f", {gb(gauge.peak)} taken where {gb(plan.need.total)} were estimated"
     log.info("ESD: %d steps, %d network passes, last loss %.3g%s", len(losses), progress.done, losses[-1], taken)
@@ -84,32 +83,31 @@ def _train_headless(job: Job, on_step: StepCallback) -> tuple[Erasure, list[floa
 
 def make_plan(model: Any, settings: Settings) -> Plan:
     """Check the MODEL and the settings, and choose what is left to choose."""
-    family = identify(model)
+    host = as_host_model(model)
     restore_injected_layers(model)
-    require_own_network(model)
+    require_own_network(host)
     check(settings)
-    settings = replace(settings, guidance_scale=settings.guidance_scale or family.guidance_scale)
-    latent = native_latent(family, model, settings.width, settings.height)
-    device = model.load_device
-    dtype = _dtype(settings.precision, model, device)
-    names = select(settings.method, weights_of(model.model.diffusion_model), family.layer_names)
-    require_visible(model, names)
-    return Plan(family, settings, names, latent, device, dtype, settings.gradient_checkpointing == "on")
+    settings = replace(settings, guidance_scale=settings.guidance_scale or host.family.guidance_scale)
+    dtype = _dtype(settings.precision, host)
+    latent = host.latent_shape(settings.width, settings.height)
+    names = select(settings.method, weights_of(host.network), host.family.layer_names)
+    require_visible(host, names)
+    return Plan(host, settings, names, latent, host.device, dtype, settings.gradient_checkpointing == "on")
 
 
-def fitted(plan: Plan, model: Any, conditions: Mapping[str, Condition], keeps: Sequence[Keep], vae: Any = None) -> Plan:
+def fitted(plan: Plan, conditions: Mapping[str, Condition], keeps: Sequence[Keep], vae: Any = None) -> Plan:
     """Return the plan with the memory that it needs, for which room is made; raise EsdError where that is not enough.
 
     Recomputes activations where that is left to choose and memory asks for it.
     """
     longest = max(conditions.values(), key=lambda each: sum(t.numel() for t in each.tensors.values()))
     shapes = {name: tuple(t.shape) for name, t in longest.tensors.items()}
-    on = stage(model, plan.names, plan.latent_shape, plan.device, plan.dtype, shapes)
+    on = stage(plan.host, plan.names, plan.latent_shape, plan.device, plan.dtype, shapes)
     preview = preview_bytes(vae, plan.latent_shape, plan.device)
     choices = (False, True) if plan.settings.gradient_checkpointing == "auto" else (plan.gradient_checkpointing,)
     for gradient_checkpointing in choices:
         need = estimate(on, plan.settings, plan.device, gradient_checkpointing, streams_of(keeps))
-        need, free = with_room(replace(need, preview=preview), model, plan.device, plan.dtype)
+        need, free = with_room(replace(need, preview=preview), plan.host, plan.device, plan.dtype)
         if need.total <= free:
             break
     log.info("ESD: %s trains %d tensors; memory needed: %s", plan.settings.method, len(plan.names), need)
@@ -117,7 +115,7 @@ def fitted(plan: Plan, model: Any, conditions: Mapping[str, Condition], keeps: S
     return replace(plan, gradient_checkpointing=gradient_checkpointing, need=need)
 
 
-def _dtype(precision: str, model: Any, device: torch.device) -> torch.dtype:
+def _dtype(precision: str, host: HostModel) -> torch.dtype:
     """Return the network's compute precision; the trained weights and the loss are float32 in any case.
 
     A float16 MODEL trains in float16 with a scaled loss where the device computes in it: of all half precisions that
@@ -126,7 +124,7 @@ def _dtype(precision: str, model: Any, device: torch.device) -> torch.dtype:
     named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if precision in named:
         return named[precision]
-    stored: torch.dtype = model.model.diffusion_model.dtype
+    stored, device = host.dtype, host.device
     if stored is torch.float16 and compute_dtype(stored, device) is not stored:
         return torch.bfloat16 if comfy.model_management.should_use_bf16(device) else torch.float32
     return stored

@@ -42,7 +42,7 @@ def run_key(
         "settings": _counted(plan.settings),
         "concepts": [asdict(c) for c in concepts],
         "keeps": [asdict(k) for k in keeps],
-        "family": plan.family.name,
+        "family": plan.host.family.name,
         "names": plan.names,
         "latent": plan.latent_shape,
         "dtype": str(plan.dtype),

@@ -75,7 +75,7 @@ def _live(job: Job, monitor: MonitorOptions) -> RunStatus:
         job.plan.settings.steps,
         message=str(job.plan),
         device=str(job.plan.device),
-        stored=_name(job.model.model.diffusion_model.dtype),
+        stored=_name(job.plan.host.dtype),
         precision=_precision(job.plan.dtype, job.denoiser.dtype),
         memory_foretold=job.plan.need.total,
     )
@@ -174,7 +174,7 @@ class MonitoredRun:
             self.job.denoiser,
             self.job.conditions,
             self.prompts,
-            self.job.model.model.latent_format,
+            self.job.plan.host.latent_format,
             self.monitor.vae,
         )
         seconds = time.monotonic() - start

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,20 +14,19 @@ from ....esd.erasure import Erasure
 from ....esd.settings import Settings
 from ....esd.train import StepCallback, Training, erase
 from ..families import NETWORK_PREFIX
-from ..families.family import Family
 from ..files.metadata import Origin, run_metadata
 from ..model.denoiser import HostDenoiser
-from ..model.memory import MemoryEstimate
+from ..model.host_model import HostModel
+from ..model.memory import Gauge, MemoryEstimate
 from ..model.network import compute_dtype, private_network
 from ..progress import Progress
-from .gauge import Gauge
 
 
 @dataclass(frozen=True)
 class Plan:
     """Everything that is settled before the first network call."""
 
-    family: Family
+    host: HostModel
     settings: Settings
     names: list[str]
     latent_shape: tuple[int, int, int]
@@ -41,14 +38,13 @@ class Plan:
 
     def __str__(self) -> str:
         """One line for the node."""
-        return f"{self.family.name}, {len(self.names)} tensors are trained; needs {self.need}"
+        return f"{self.host.family.name}, {len(self.names)} tensors are trained; needs {self.need}"
 
 
 @dataclass(frozen=True)
 class Job:
     """The parts of a run, made outside inference mode."""
 
-    model: Any
     plan: Plan
     conditions: Mapping[str, Condition]
     concepts: Sequence[Concept]
@@ -69,15 +65,15 @@ class Job:
     def weights(self, origin: Origin, done: int) -> Erasure:
         """Return what was learnt in the `done` steps, under the host's names; `origin` is what the base was."""
         differences = {NETWORK_PREFIX + name: t for name, t in self.denoiser.difference().items()}
-        about = run_metadata(self.concepts, self.keeps, self.plan.settings, self.plan.family, origin, done)
+        about = run_metadata(self.concepts, self.keeps, self.plan.settings, self.plan.host.family, origin, done)
         return Erasure(differences, about)
 
 
-def make_denoiser(model: Any, plan: Plan, on_forward: Callable[[int], None]) -> HostDenoiser:
+def make_denoiser(plan: Plan, on_forward: Callable[[int], None]) -> HostDenoiser:
     """Return the denoiser of a plan; call it outside inference mode."""
     return HostDenoiser(
-        private_network(model, plan.device, plan.dtype),
-        _ordinary_sampling(model),
+        private_network(plan.host, plan.device, plan.dtype),
+        plan.host.sampling(),
         plan.names,
         plan.latent_shape,
         plan.device,
@@ -85,8 +81,3 @@ def make_denoiser(model: Any, plan: Plan, on_forward: Callable[[int], None]) -> 
         on_forward,
         plan.gradient_checkpointing,
     )
-
-
-def _ordinary_sampling(model: Any) -> Any:
-    """Return the MODEL's sampling object with ordinary tensors: its own sigmas belong to inference mode."""
-    return copy.deepcopy(model.get_model_object("model_sampling"))

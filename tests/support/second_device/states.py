@@ -206,9 +206,9 @@ simple("esd-x, nothing loaded before")
 simple("esd-x-strict", method="esd-x-strict")
 simple("esd-u", method="esd-u", steps=1)
 simple("keeps", keeps=["dog\nhouse"])
-simple("checkpointing on", gradient_checkpointing="on")
+simple("gradient checkpointing on", gradient_checkpointing="on")
 simple("batch 2, accumulate 2", batch_size=2, gradient_accumulation_steps=2)
-simple("student as source", sampler_model="student", buffer_size=1, samples_per_trajectory=1, steps=3)
+simple("the student as sampler", sampler_model="student", buffer_size=1, samples_per_trajectory=1, steps=3)
 simple("optimiser adafactor", optimizer="adafactor")
 simple("precision bf16", precision="bf16")
 simple("precision fp16", precision="fp16", steps=1)
@@ -216,7 +216,7 @@ simple("precision fp16", precision="fp16", steps=1)
 
 LARGE = {"width": 256, "height": 256, "trajectory_batch": 1, "buffer_size": 2}
 simple("256 pixels", **LARGE)
-simple("256 pixels, checkpointing on, batch 2", **{**LARGE, "gradient_checkpointing": "on", "batch_size": 2})
+simple("256 pixels, gradient checkpointing on, batch 2", **{**LARGE, "gradient_checkpointing": "on", "batch_size": 2})
 simple("256 pixels, esd-u, adafactor", **{**LARGE, "method": "esd-u", "optimizer": "adafactor"})
 
 
@@ -240,7 +240,7 @@ family("SD2.x", "sd2")
 family("SDXL", "koala")
 family("SD3", "sd3")
 
-FORETOLD = ("256 pixels", "256 pixels, checkpointing on, batch 2", "256 pixels, esd-u, adafactor", "SDXL")
+FORETOLD = ("256 pixels", "256 pixels, gradient checkpointing on, batch 2", "256 pixels, esd-u, adafactor", "SDXL")
 """Where the peak on the device is held against what was foretold."""
 
 
@@ -272,7 +272,7 @@ def _(world: World) -> Any:
     for room in (2**40, None):
         drawn = world.drawn(other)
         if world.gpu is not None and room is None:
-            world.gpu.total = second_device.allocated() + 64 * 2**20
+            world.gpu.total = second_device.allocated() + (256 if world.driver else 64) * 2**20
         found += [drawn, world.erase().weights.differences]
         if world.gpu is not None:
             world.gpu.total = 24 * 2**30
@@ -314,6 +314,30 @@ def _(world: World) -> Any:
         world.drawn()
         world.gpu.total = 24 * 2**30
     return world.erase().weights.differences
+
+
+def in_precision(words: str, flag: str) -> None:
+    """A host that loads and computes in a half precision; the CPU is told to compute in it, too."""
+
+    def run(world: World) -> Any:
+        from comfy.cli_args import args
+
+        with ExitStack() as stack:
+            stack.enter_context(world.set(args, flag, True))
+            if world.gpu is None:
+                stack.enter_context(world.set(world.management, "unet_manual_cast", lambda *_, **__: None))
+            else:
+                for name in ("fp16", "bf16"):
+                    stack.enter_context(world.set(world.gpu, name, True))
+            with torch.inference_mode():
+                model = world.nodes.CheckpointLoaderSimple().load_checkpoint(base.CHECKPOINT)[0]
+            return world.drawn(model), world.erase(model).weights.differences
+
+    STATES[words] = run
+
+
+in_precision("a host in fp16, a KSampler before", "fp16_unet")
+in_precision("a host in bf16, a KSampler before", "bf16_unet")
 
 
 def in_state(words: str, name: str) -> None:
@@ -375,8 +399,12 @@ STATES["previews, the VAE on its device"] = previewed
 
 @state("previews, the VAE on the CPU")
 def _(world: World) -> Any:
-    cpu = torch.device("cpu")
-    with world.set(world.vae, "device", cpu), world.set(world.vae.patcher, "load_device", cpu):
+    from comfy.cli_args import args
+
+    with world.set(args, "cpu_vae", True), torch.inference_mode():
+        vae = world.nodes.CheckpointLoaderSimple().load_checkpoint(base.CHECKPOINT)[2]
+    assert vae.device.type == "cpu"
+    with world.set(world, "vae", vae):
         found = previewed(world)
         world.clear()
     return found
@@ -517,7 +545,7 @@ def refused(world: World) -> str:
 shortage(
     "memory runs out where weights are copied", lambda world: (world.module("nodes.host.run.erase"), "make_denoiser")
 )
-shortage("memory runs out in a walk", lambda world: (world.module("esd.trajectory"), "euler_step"))
+shortage("memory runs out in a trajectory", lambda world: (world.module("esd.trajectory"), "euler_step"))
 shortage(
     "memory runs out in a network call", lambda world: (world.module("nodes.host.model.denoiser").HostDenoiser, "_call")
 )
