@@ -12,13 +12,30 @@ NULL_PROMPT = ""
 
 
 @dataclass(frozen=True)
+class Context:
+    """A prompt that holds the concept among other words, and what its target is made of.
+
+    `carrier` is the same prompt without the concept and stands where the empty prompt stands in the paper: the target
+    is eps(anchor) - eta * (eps(prompt) - eps(carrier)), and without a replacement the anchor is the carrier.
+    """
+
+    prompt: str
+    carrier: str = NULL_PROMPT
+    anchor: str = NULL_PROMPT
+
+
+@dataclass(frozen=True)
 class Concept:
-    """One concept to erase, in prompts; `weight` is its share of the training points among several concepts."""
+    """One concept to erase, in prompts; `weight` is its share of the training examples among several concepts.
+
+    Contexts that are None are still to be chosen; without any it is trained by its own words alone, as published.
+    """
 
     erase: str
     erase_from: str = ""
     replace_with: str = ""
     weight: float = 1.0
+    contexts: tuple[Context, ...] | None = None
 
     @property
     def student_prompt(self) -> str:
@@ -33,7 +50,8 @@ class Concept:
     @property
     def prompts(self) -> tuple[str, ...]:
         """Every prompt that the frozen network must answer for this concept."""
-        return tuple(dict.fromkeys((NULL_PROMPT, self.student_prompt, self.erase, self.anchor_prompt)))
+        around = (p for c in self.contexts or () for p in (c.prompt, c.carrier, c.anchor))
+        return tuple(dict.fromkeys((NULL_PROMPT, self.student_prompt, self.erase, self.anchor_prompt, *around)))
 
 
 @dataclass(frozen=True)

@@ -37,11 +37,12 @@ class TargetSpec:
     erase: str
     eta: float
     weight: float = 1.0
+    null: str = NULL_PROMPT
 
     @property
     def prompts(self) -> tuple[str, ...]:
         """The prompts that the target is made of; a keep (eta 0) needs its anchor alone."""
-        return (self.anchor, self.erase, NULL_PROMPT) if self.eta else (self.anchor,)
+        return (self.anchor, self.erase, self.null) if self.eta else (self.anchor,)
 
 
 def target_spec(concept: Concept, settings: Settings) -> TargetSpec:
@@ -53,6 +54,24 @@ def target_spec(concept: Concept, settings: Settings) -> TargetSpec:
             "it answers already. Raise eta (an attribute wants about 4), or name what to replace it with."
         )
     return TargetSpec(concept.student_prompt, concept.anchor_prompt, concept.erase, eta)
+
+
+def context_specs(concept: Concept, settings: Settings) -> list[TargetSpec]:
+    """Return the targets of a concept in its contexts."""
+    eta = eta_of(concept, settings)
+    if concept.erase_from:  # what changes is the concept's own direction, wherever it stands
+        return [TargetSpec(c.prompt, c.anchor, concept.erase, eta) for c in concept.contexts or ()]
+    return [TargetSpec(c.prompt, c.anchor, c.prompt, eta, null=c.carrier) for c in concept.contexts or ()]
+
+
+def concept_specs(concept: Concept, settings: Settings) -> list[tuple[TargetSpec, float]]:
+    """Return the targets of a concept with their shares: half is its own words', half is divided by its contexts."""
+    around = context_specs(concept, settings)
+    own, each = (0.5, 0.5 / len(around)) if around else (1.0, 0.0)
+    return [
+        (target_spec(concept, settings), concept.weight * own),
+        *((spec, concept.weight * each) for spec in around),
+    ]
 
 
 def eta_of(concept: Concept, settings: Settings) -> float:
@@ -71,7 +90,8 @@ def keep_specs(keeps: Sequence[Keep]) -> list[TargetSpec]:
 class StreamState:
     """The buffer of a stream, the order of drawing from it, and how far that went.
 
-    `remaining` counts the draws after this buffer; `rng_state` is that of the generator that fills the next one.
+    `remaining` counts the draws after this buffer; `rng_state` is that of the generator that fills the next one, and
+    `shares` are those of the specs in it (empty: as they were at first).
     """
 
     examples: Sequence[Example]
@@ -79,6 +99,7 @@ class StreamState:
     position: int
     remaining: int
     rng_state: Tensor
+    shares: Sequence[float] = ()
 
 
 class ExampleStream:
@@ -97,18 +118,26 @@ class ExampleStream:
         settings: Settings,
         total: int,
         generator: torch.Generator,
+        groups: int = 0,
     ) -> None:
-        """Pair each spec with its share; `total` is how many examples the run will draw."""
+        """Pair each spec with its share; `total` is how many examples the run will draw.
+
+        Each buffer has a trajectory for each of so many `groups` of specs (0: for each spec) where it can.
+        """
         self.denoiser, self.conditions, self.settings = denoiser, conditions, settings
         self.specs = [each for each, _ in specs]
-        self.shares = torch.tensor([share for _, share in specs], dtype=torch.float64)
-        self.generator = generator
+        self.first_shares = [share for _, share in specs]
+        self.generator, self.groups = generator, groups or len(specs)
         self.sigmas = denoiser.sigmas(settings.num_inference_steps).to(denoiser.device)
         self.state = StreamState((), (), 0, total, generator.get_state())
 
     def __iter__(self) -> Iterator[Example]:
         """Return the stream itself."""
         return self
+
+    def share(self, shares: Sequence[float]) -> None:
+        """Let the buffers to come be drawn by these shares, one a spec."""
+        self.state = replace(self.state, shares=tuple(shares))
 
     def __next__(self) -> Example:
         """Draw an example; the buffer is refilled when `draws_per_buffer` of them (0: all, once) have been drawn."""
@@ -127,7 +156,7 @@ class ExampleStream:
         examples = self._fill(size if draws_per_buffer else min(remaining, size))
         draws = min(draws_per_buffer or len(examples), remaining)
         order = self._order(len(examples), draws)
-        return StreamState(examples, order, 0, remaining - draws, self.generator.get_state())
+        return StreamState(examples, order, 0, remaining - draws, self.generator.get_state(), self.state.shares)
 
     def _order(self, examples: int, draws: int) -> list[int]:
         order: list[int] = []
@@ -137,8 +166,8 @@ class ExampleStream:
 
     def _fill(self, wanted: int) -> list[Example]:
         settings = self.settings
-        # no more examples of one trajectory than leave every spec a trajectory of its own
-        fair = max(1, wanted // len(self.specs))
+        # no more examples of one trajectory than leave every concept or keep a trajectory of its own
+        fair = max(1, wanted // self.groups)
         each = min(settings.samples_per_trajectory, settings.num_inference_steps, fair)
         specs, size = self._draw_specs(-(-wanted // each)), settings.trajectory_batch
         batches = [specs[i : i + size] for i in range(0, len(specs), size)]
@@ -150,7 +179,8 @@ class ExampleStream:
 
     def _draw_specs(self, trajectories: int) -> list[TargetSpec]:
         """Draw by share, each spec as often as its share asks to within one trajectory (systematic sampling)."""
-        edges = self.shares.cumsum(0) / self.shares.sum()
+        shares = torch.tensor(self.state.shares or self.first_shares, dtype=torch.float64)
+        edges = shares.cumsum(0) / shares.sum()
         start = torch.rand(1, generator=self.generator, dtype=torch.float64)
         drawn = torch.bucketize((torch.arange(trajectories, dtype=torch.float64) + start) / trajectories, edges)
         order = torch.randperm(trajectories, generator=self.generator)
@@ -266,4 +296,4 @@ def complete_targets(
 def _target_of(known: Mapping[tuple[int, str], Tensor], row: int, each: TargetSpec) -> Tensor:
     if not each.eta:
         return known[row, each.anchor]
-    return target(known[row, each.anchor], known[row, each.erase], known[row, NULL_PROMPT], each.eta)
+    return target(known[row, each.anchor], known[row, each.erase], known[row, each.null], each.eta)

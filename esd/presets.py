@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from .errors import EsdError
-from .settings import Settings
+from .settings import ALL_STEPS, OWN_WORDS, Settings
 
 CUSTOM = "custom"
 
@@ -21,6 +21,8 @@ _PUBLISHED: dict[str, Any] = {
     "gradient_accumulation_steps": 1,
     "optimizer": "adamw",
     "eta_erase_from": None,
+    "stop": ALL_STEPS,
+    "contexts": OWN_WORDS,
 }
 """What all published runs have in common: a fresh trajectory of 50 steps for each example."""
 

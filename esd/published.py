@@ -44,5 +44,5 @@ def published_step(
         answers = {p: denoiser.predict(last.x, last.sigma, conditions[p])[0] for p in dict.fromkeys(spec.prompts)}
     wanted = answers[spec.anchor]
     if spec.eta:
-        wanted = target(wanted, answers[spec.erase], answers[NULL_PROMPT], spec.eta)
+        wanted = target(wanted, answers[spec.erase], answers[spec.null], spec.eta)
     return Example(last.x[0].cpu(), float(last.sigma), spec.prompt, wanted.cpu(), spec.weight)

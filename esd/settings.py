@@ -30,6 +30,10 @@ class Field:
     rare: bool = False
 
 
+WHEN_GONE, ALL_STEPS = STOPS = ("when gone", "after all steps")
+BY_KIND, OWN_WORDS = CONTEXTS = ("by kind", "own words")
+
+
 FIELDS: dict[str, Field] = {
     "method": Field(
         "esd-x",
@@ -41,7 +45,7 @@ FIELDS: dict[str, Field] = {
     ),
     "steps": Field(
         200,
-        "Training steps. 100 to 500 is usual; more erases more and costs more of the rest.",
+        "Training steps; with stop: when gone, the most for each concept.",
         1,
         100_000,
         official="iterations",
@@ -57,8 +61,8 @@ FIELDS: dict[str, Field] = {
     "eta": Field(
         1.0,
         "Guidance scale: the paper's eta, how far to push away from the concept. 0 only pulls it to the empty prompt, "
-        "1 is the paper's default, 3 and more may hurt the rest. An attribute (erase_from) needs about 4. The official "
-        "code's negative_guidance since 2025 is eta + 1, with erase_from eta itself.",
+        "1 is the paper's default, 3 and more may hurt the rest. Concepts with erase_from take eta_erase_from of Erase "
+        "Settings instead. The official code's negative_guidance since 2025 is eta + 1.",
         0.0,
         20.0,
         official="negative_guidance",
@@ -166,9 +170,31 @@ FIELDS: dict[str, Field] = {
         "changes nothing.",
         rare=True,
     ),
-    "eta_erase_from": Field(None, "", 0.0, 20.0, official="negative_guidance"),
+    "eta_erase_from": Field(
+        4.0,
+        "eta for concepts with erase_from, whose target starts from the whole prompt and so needs more of a push.",
+        0.0,
+        20.0,
+        official="negative_guidance",
+        step=0.1,
+        rare=True,
+    ),
+    "stop": Field(
+        WHEN_GONE,
+        "When the run ends. when gone: as soon as every concept has no effect any more, measured every 10 steps, or "
+        "after steps for each concept. after all steps: as published.",
+        choices=STOPS,
+        rare=True,
+    ),
+    "contexts": Field(
+        BY_KIND,
+        "What is trained of concepts that have no Contexts node. by kind: their own words and some prompts that hold "
+        "them (objects in phrases, styles on things). own words: those alone, as published.",
+        choices=CONTEXTS,
+        rare=True,
+    ),
 }
-"""Every setting by name.  `eta_erase_from` has no widget: published presets set it."""
+"""Every setting by name."""
 
 
 def _default(name: str) -> Any:
@@ -202,7 +228,9 @@ class Settings:
     preset: str = _default("preset")
     deterministic: bool = _default("deterministic")
     eta_erase_from: float | None = _default("eta_erase_from")
-    """eta for concepts with "erase from", where a published default differs there; None means eta."""
+    """eta for concepts with "erase from"; None means eta."""
+    stop: str = _default("stop")
+    contexts: str = _default("contexts")
 
     @property
     def examples_per_buffer(self) -> int:
@@ -223,7 +251,7 @@ def check(settings: Settings) -> Settings:
         value = getattr(settings, name)
         if field.choices and value not in field.choices and name != "method":  # `select` answers for that one
             raise EsdError(f'{name} is "{value}": choose one of {", ".join(field.choices)}.')
-        if field.low is not None and not (value is None and field.default is None):
+        if field.low is not None and not (value is None and name == "eta_erase_from"):
             whole = isinstance(field.default, int)
             if not (isinstance(value, int if whole else int | float) and field.low <= value <= (field.high or 0)):
                 kind = "a whole number" if whole else "a number"

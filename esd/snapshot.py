@@ -26,6 +26,7 @@ Tensors = dict[str, Tensor]
 def write_snapshot(snapshot: Snapshot, path: Path, run: str) -> None:
     """Write a snapshot under a name that stands for the run's inputs, all or nothing; EsdError as for any file."""
     tensors: Tensors = {"losses": torch.tensor(snapshot.losses, dtype=torch.float64)}
+    tensors["worst"] = torch.tensor(list(snapshot.worst), dtype=torch.float64)
     tensors |= {f"student/{name}": tensor for name, tensor in snapshot.student.items()}
     numbers: dict[str, Any] = {}
     for index, state in snapshot.optimizer.items():
@@ -92,7 +93,8 @@ def _snapshot(stored: Mapping[str, Tensor], text: Mapping[str, str], denoiser: D
         _unpacked(f"stream/{index}/", stored, prompts, denoiser)
         for index, prompts in enumerate(json.loads(text["prompts"]))
     ]
-    return Snapshot(stored["losses"].tolist(), student, optimizer, streams)
+    worst = stored["worst"].tolist() if "worst" in stored else []
+    return Snapshot(stored["losses"].tolist(), student, optimizer, streams, worst)
 
 
 def _beginning(prefix: str, stored: Mapping[str, Tensor]) -> Tensors:
@@ -114,6 +116,7 @@ def _packed(state: StreamState) -> Tensors:
         "weight": torch.tensor([p.weight for p in examples], dtype=torch.float64),
         "order": torch.tensor(list(state.order), dtype=torch.int64),
         "place": torch.tensor([state.position, state.remaining], dtype=torch.int64),
+        "shares": torch.tensor(list(state.shares), dtype=torch.float64),
         "random": state.rng_state,
     }
 
@@ -128,4 +131,5 @@ def _unpacked(prefix: str, stored: Mapping[str, Tensor], prompts: Sequence[str],
         raise ValueError("its examples do not fit together")
     random = stored[prefix + "random"]
     torch.Generator().set_state(random)  # raises where it is none
-    return StreamState(examples, order, position, remaining, random)
+    shares = stored[prefix + "shares"].tolist() if prefix + "shares" in stored else []
+    return StreamState(examples, order, position, remaining, random, tuple(shares))

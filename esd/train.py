@@ -14,21 +14,27 @@ from torch import Tensor
 from .concepts import Concept, Keep
 from .denoiser import Condition, Denoiser, stack
 from .errors import EsdError
-from .examples import Example, ExampleStream, StreamState, keep_specs, target_spec
+from .examples import Example, ExampleStream, StreamState, concept_specs, keep_specs
 from .objective import loss
 from .optimizers import make_optimizer
-from .settings import Settings
+from .random_streams import ERASED, KEPT, stream_generator
+from .settings import WHEN_GONE, Settings
+from .until_gone import CHECK_EVERY, GoneGauge, Left, shares_by_left
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimiser step reports; `loss` is the mean over its examples, `sigma` the first one's noise level."""
+    """What one optimiser step reports; `loss` is the mean over its examples, `sigma` the first one's noise level.
+
+    `left` is what was last measured of each concept, and `total` the most steps that there can be.
+    """
 
     index: int
     total: int
     loss: float
     sigma: float
     prompt: str
+    left: Sequence[Left] = ()
 
 
 StepCallback = Callable[[Step], bool]
@@ -43,6 +49,8 @@ class Snapshot:
     student: Mapping[str, Tensor]
     optimizer: Mapping[int, Mapping[str, Any]]
     streams: Sequence[StreamState]
+    worst: Sequence[float] = ()
+    """The worst residual at each check."""
 
 
 class Training:
@@ -61,22 +69,52 @@ class Training:
         settings: Settings,
     ) -> None:
         """Nothing is computed before the first step."""
-        self.denoiser, self.conditions, self.settings = denoiser, conditions, settings
+        self.denoiser, self.conditions, self.concepts, self.settings = denoiser, conditions, concepts, settings
         self.streams = make_streams(denoiser, conditions, concepts, keeps, settings)
         self.optimizer = make_optimizer(settings.optimizer, list(denoiser.trainable.values()), settings.learning_rate)
         self.losses: list[float] = []
+        self.worst: list[float] = []
+        self.left: Sequence[Left] = ()
+        self.is_gone = False
+        self._gauge: GoneGauge | None = None
         self._resume_point: Sequence[StreamState] | None = self._stream_states()
 
     def __iter__(self) -> Iterator[Step]:
-        """Make the steps that are left."""
-        for index in range(len(self.losses), self.settings.steps):
+        """Make the steps that are left, or as many as it takes."""
+        if self.losses:  # what a snapshot does not hold: it is taken before a check, or after it
+            self._check_when_due()
+        while not self.is_complete:
+            index = len(self.losses)
             micro = next_micro_batches(self.streams, self.settings)
             value = accumulate_gradients(self.denoiser, self.conditions, self.optimizer, micro, index)
             self._resume_point = None  # an optimiser that fails half-way leaves no state to go on from
             self.optimizer.step()
             self.losses.append(value)
             self._resume_point = self._stream_states()
-            yield Step(index, self.settings.steps, value, micro[0][0].sigma, micro[0][0].prompt)
+            self._check_when_due()
+            yield Step(index, self.settings.steps, value, micro[0][0].sigma, micro[0][0].prompt, self.left)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is nothing left to do: all steps are made, or every concept is gone."""
+        return self.is_gone or len(self.losses) >= self.settings.steps
+
+    def _check_when_due(self) -> None:
+        if self.settings.stop == WHEN_GONE and len(self.losses) % CHECK_EVERY == 0:
+            self._check()
+
+    def _check(self) -> None:
+        """Measure what is left, let what is left most be drawn most, and see whether all is gone.
+
+        It draws from streams of its own and depends on nothing but the student, so a resumed run repeats it.
+        """
+        if self._gauge is None:
+            self._gauge = GoneGauge(self.denoiser, self.conditions, self.concepts, self.settings)
+        self.left = self._gauge.measure()
+        self.worst[len(self.losses) // CHECK_EVERY - 1 :] = [max(each.worst for each in self.left)]
+        self.streams[0].share(shares_by_left(self.concepts, self.left))
+        self.is_gone = all(each.is_gone for each in self.left) and self._gauge.confirmed()
+        self._resume_point = self._stream_states()
 
     def _stream_states(self) -> Sequence[StreamState]:
         return [stream.state for stream in self.streams]
@@ -86,7 +124,7 @@ class Training:
         if self._resume_point is None or not self.losses:
             return None
         state = self.optimizer.state_dict()["state"]
-        return Snapshot(list(self.losses), self.denoiser.trainable, state, self._resume_point)
+        return Snapshot(list(self.losses), self.denoiser.trainable, state, self._resume_point, list(self.worst))
 
     def resume(self, snapshot: Snapshot) -> None:
         """Go on from a snapshot of a run with the same inputs, bit for bit as if it had not been stopped."""
@@ -97,7 +135,7 @@ class Training:
         self.optimizer.load_state_dict({"state": dict(snapshot.optimizer), "param_groups": groups})
         for stream, state in zip(self.streams, snapshot.streams, strict=True):
             stream.state = state
-        self.losses = list(snapshot.losses)
+        self.losses, self.worst = list(snapshot.losses), list(snapshot.worst)
         self._resume_point = self._stream_states()
 
 
@@ -181,11 +219,19 @@ def make_streams(
     settings: Settings,
 ) -> list[ExampleStream]:
     """Return the examples of the concepts and, where there are keeps, those of the keeps."""
-    erased = [(target_spec(c, settings), c.weight) for c in concepts]
+    erased = [each for c in concepts for each in concept_specs(c, settings)]
     kept = [(each, 1.0) for each in keep_specs(keeps)]
     return [
-        ExampleStream(denoiser, conditions, specs, settings, settings.examples, stream_generator(settings.seed, stream))
-        for stream, specs in enumerate((erased, kept))
+        ExampleStream(
+            denoiser,
+            conditions,
+            specs,
+            settings,
+            settings.examples,
+            stream_generator(settings.seed, stream),
+            groups,
+        )
+        for stream, specs, groups in ((ERASED, erased, len(concepts)), (KEPT, kept, len(kept)))
         if specs
     ]
 
@@ -203,11 +249,6 @@ def next_micro_batches(streams: Sequence[ExampleStream], settings: Settings) -> 
         ]
         for _ in range(settings.gradient_accumulation_steps)
     ]
-
-
-def stream_generator(seed: int, stream: int) -> torch.Generator:
-    """Independent streams of one seed: keeps never move what the concepts draw."""
-    return torch.Generator().manual_seed((seed + stream * 0x9E3779B97F4A7C15) % 2**63)
 
 
 def backward(denoiser: Denoiser, conditions: Mapping[str, Condition], batch: list[Example], share: float) -> float:

@@ -40,6 +40,7 @@ class ESDErase(io.ComfyNode):
                 *(setting_input(name) for name in DIALS),
                 seed_input(FIELDS["seed"].tooltip),
                 *_watching(),
+                setting_input("stop", optional=True),
                 Keeps.Input("keep", optional=True, tooltip="Prompts that must look as before (Keep nodes)."),
                 Settings.Input("settings", optional=True, tooltip="Erase Settings, for all the rest."),
                 io.Vae.Input("vae", optional=True, tooltip="For sharp previews; without it they are rough colours."),
@@ -66,12 +67,13 @@ class ESDErase(io.ComfyNode):
         preview_every: int,
         snapshot_every: int,
         start: str,
+        stop: str = DEFAULT.stop,
         keep: tuple[Keep, ...] = (),
         settings: RunSettings = DEFAULT,
         vae: Any = None,
     ) -> io.NodeOutput:
         """Train, and hand back the erased clone."""
-        run = replace(settings, method=method, steps=steps, learning_rate=learning_rate, eta=eta, seed=seed)
+        run = replace(settings, method=method, steps=steps, learning_rate=learning_rate, eta=eta, seed=seed, stop=stop)
         node_id = cls.hidden.unique_id
         base = graph.base_file(cls.hidden.prompt, node_id)
         workflow = graph.workflow_id(cls.hidden.extra_pnginfo)

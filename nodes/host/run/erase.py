@@ -16,8 +16,9 @@ from ....esd.denoiser import Condition
 from ....esd.erasure import Erasure
 from ....esd.examples import MIN_STEPS, keep_specs
 from ....esd.selection import select
-from ....esd.settings import Settings, check
+from ....esd.settings import WHEN_GONE, Settings, check
 from ....esd.train import StepCallback
+from ....esd.until_gone import CHECK_EVERY, measuring_passes, settled
 from ..files.metadata import origin_of
 from ..model.apply import apply
 from ..model.conditioning import encode
@@ -59,11 +60,12 @@ def erase_model(
 
     With `monitor` the run is shown on a node and kept on the disk; without, `on_step` hears of every step instead.
     """
+    concepts, settings = settled(concepts, settings)
     plan = make_plan(model, settings)
     with translate_oom("the prompts were encoded", "close other programs, then queue again"):
         conditions = encode(plan.host, clip, prompts_of(concepts, keeps), plan.latent_shape, plan.device)
     plan = fitted(plan, conditions, keeps, monitor.vae if monitor and monitor.preview_every else None)
-    progress = Progress(planned_passes(plan.settings, keeps), monitor.node if monitor else None)
+    progress = Progress(planned_passes(plan.settings, concepts, keeps), monitor.node if monitor else None)
     exact = training_numerics(plan.settings.deterministic)
     with translate_oom("training", LOWER_MEMORY_HINT), torch.inference_mode(False), _training_mode(), exact:
         gauge = Gauge(plan.device)
@@ -135,8 +137,8 @@ def streams_of(keeps: Sequence[Keep]) -> int:
     return 2 if keep_specs(keeps) else 1
 
 
-def planned_passes(settings: Settings, keeps: Sequence[Keep]) -> int:
-    """Estimate a run's network passes: trajectories of two prompts, and the student's forward passes."""
+def planned_passes(settings: Settings, concepts: Sequence[Concept], keeps: Sequence[Keep]) -> int:
+    """Estimate the most network passes of a run: trajectories of two prompts, the student's forward, and measuring."""
     drawn = settings.examples
     if settings.draws_per_buffer:
         drawn = -(-drawn // settings.draws_per_buffer) * settings.examples_per_buffer
@@ -145,7 +147,9 @@ def planned_passes(settings: Settings, keeps: Sequence[Keep]) -> int:
         levels: float = max(each, MIN_STEPS) + 1
     else:  # the mean of the last of so many random levels
         levels = settings.num_inference_steps * each / (each + 1)
-    return round(streams_of(keeps) * (drawn / each * 2 * levels + settings.examples))
+    checks = settings.steps // CHECK_EVERY + 2 if settings.stop == WHEN_GONE else 0
+    measuring = checks * measuring_passes(concepts, settings)
+    return round(streams_of(keeps) * (drawn / each * 2 * levels + settings.examples) + measuring)
 
 
 class _training_mode:

@@ -14,18 +14,26 @@ from torch import Tensor
 
 from ....esd.concepts import Concept, Keep
 from ....esd.denoiser import Condition
-from ....esd.settings import FIELDS, Settings, by_first_name
+from ....esd.settings import ALL_STEPS, FIELDS, Settings, by_first_name
 
 ALGORITHM_VERSION = 2
 """Counts up when the same inputs would no longer give the same weights."""
 
 
 def _counted(settings: Settings) -> dict[str, Any]:
-    """Return the settings that count; the runs of version 0.1.0 count as ones with `deterministic` on."""
+    """Return the settings that count; runs of version 0.1.0 count as ones of all steps, `deterministic`."""
     values = {name: value for name, value in asdict(settings).items() if FIELDS[name].affects_result}
     if values["deterministic"]:
         del values["deterministic"]
+    if values["stop"] == ALL_STEPS:
+        del values["stop"]
+    del values["contexts"]  # the concepts have them
     return by_first_name(values)
+
+
+def _named(concept: Concept) -> dict[str, Any]:
+    """Return a concept as it counts; one without contexts counts as those of version 0.1.0, which had none."""
+    return {name: value for name, value in asdict(concept).items() if name != "contexts" or value}
 
 
 def run_key(
@@ -40,7 +48,7 @@ def run_key(
     about = {
         "procedure": ALGORITHM_VERSION,
         "settings": _counted(plan.settings),
-        "concepts": [asdict(c) for c in concepts],
+        "concepts": [_named(c) for c in concepts],
         "keeps": [asdict(k) for k in keeps],
         "family": plan.host.family.name,
         "names": plan.names,

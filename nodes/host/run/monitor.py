@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +14,9 @@ import torch
 
 from ....esd.erasure import Erasure
 from ....esd.errors import EsdError
-from ....esd.evaluate.residual import LEVELS, HeldOut, hold_out, percent_left, signed_residual
+from ....esd.settings import WHEN_GONE
 from ....esd.train import Step, Training
+from ....esd.until_gone import CHECK_EVERY, GoneGauge, Left
 from ..files.metadata import origin_of
 from ..model.memory import LOWER_MEMORY_HINT
 from ..model.oom import translate_oom
@@ -117,18 +118,18 @@ class MonitoredRun:
         self.origin = origin_of(job.base)
         self.failures: dict[str, str] = {}
         self.training: Training | None = None
-        self.held_out: list[HeldOut] = []
+        self.gauge: GoneGauge | None = None
 
     def train(self) -> Result:
         """Resume from a snapshot or begin; what has been learnt is kept however it ends."""
         try:
-            losses = self.job.train(self._begin, self._after).losses
+            training = self.job.train(self._begin, self._after)
         except EsdError:
             raise
         except BaseException:
             self._keep_snapshot()
             raise
-        return self._result(losses)
+        return self._result(training)
 
     def _begin(self, training: Training) -> None:
         self.training, total = training, self.job.plan.settings.steps
@@ -146,27 +147,31 @@ class MonitoredRun:
 
     def _preview_passes(self, steps: int) -> int:
         every = self.monitor.preview_every
-        each = 2 * preview.STEPS * len(self.prompts) + 2 * LEVELS * len(self.job.concepts)
-        return (steps // every + 1) * each + 2 * LEVELS * len(self.job.concepts) if every else 0
+        return (steps // every + 1) * 2 * preview.STEPS * len(self.prompts) if every else 0
 
     def _after(self, step: Step) -> bool:
         progress = self.job.progress
         self.live.memory_peak = self.job.gauge.peak
         self.live.passes, self.live.passes_left = progress.done - progress.skipped, progress.total - progress.done
+        if step.left:
+            self._show_left(step.left)
         self.shown.step(self.live, step)
         done, last = step.index + 1, step.index + 1 == step.total
         if self.monitor.preview_every and (done % self.monitor.preview_every == 0 or done == 1 or last):
-            self._best_effort("measure", self._measure)
+            if self.job.plan.settings.stop != WHEN_GONE:  # else the training measures
+                self._best_effort("measure", self._measure)
             self._best_effort("preview", self._preview)
         if self.monitor.snapshot_every and done % self.monitor.snapshot_every == 0 and not last:
             self._keep_snapshot()
         return self.live.finish
 
     def _measure(self) -> None:
-        denoiser, conditions = self.job.denoiser, self.job.conditions
-        self.held_out = self.held_out or hold_out(denoiser, conditions, self.job.concepts, self.job.plan.settings)
-        found = {each.prompt: signed_residual(denoiser, conditions, each) for each in self.held_out}
-        self.live.left = {prompt: percent_left(residual) for prompt, residual in found.items()}
+        job = self.job
+        self.gauge = self.gauge or GoneGauge(job.denoiser, job.conditions, job.concepts, job.plan.settings)
+        self._show_left(self.gauge.measure())
+
+    def _show_left(self, left: Sequence[Left]) -> None:
+        self.live.left = {each.prompt: each.percent for each in left}
 
     def _preview(self) -> None:
         start = time.monotonic()
@@ -187,17 +192,26 @@ class MonitoredRun:
         if training is not None:
             self._best_effort("snapshot", lambda: self.folder.keep_snapshot(training))
 
-    def _result(self, losses: list[float]) -> Result:
-        weights, complete = self.job.weights(self.origin, len(losses)), len(losses) == self.job.plan.settings.steps
+    def _result(self, training: Training) -> Result:
+        losses, complete = training.losses, training.is_complete
+        weights = self.job.weights(self.origin, len(losses))
         if self.live.left:
-            weights = replace(weights, metadata={**weights.metadata, "esd.left": json.dumps(self.live.left)})
+            weights = replace(weights, metadata={**weights.metadata, **self._measured(training)})
         if not complete:
             self._keep_snapshot()
         self._best_effort("result", lambda: self.folder.keep_result(weights, losses, complete))
-        early = "" if complete else f"finished early, after step {len(losses)}"
-        message = "; ".join(filter(None, (early, self._failure_text()))) or self.live.message
+        ending = _ending(training) if complete else f"finished early, after step {len(losses)}"
+        message = "; ".join(filter(None, (ending, self._failure_text()))) or self.live.message
         self.shown.end(self.live, "finished", message)
         return weights, losses
+
+    def _measured(self, training: Training) -> dict[str, str]:
+        """Return what was found to be left, as metadata; the worst residual is that of every check."""
+        worst = {"every": CHECK_EVERY, "worst": [round(rho, 3) for rho in training.worst]}
+        return {
+            "esd.left": json.dumps(self.live.left),
+            **({"esd.residual": json.dumps(worst)} if training.worst else {}),
+        }
 
     def _best_effort(self, what: str, work: Callable[[], None]) -> None:
         """Do what is worth less than the training: where it fails that is told until it succeeds, and ends nothing."""
@@ -217,6 +231,16 @@ class MonitoredRun:
 
     def _failure_text(self) -> str:
         return " ".join(self.failures.values())
+
+
+def _ending(training: Training) -> str:
+    """Return why a complete run ended, and what to change where something is left; empty for all steps as wanted."""
+    if training.settings.stop != WHEN_GONE:
+        return ""
+    if training.is_gone:
+        return f"gone after {len(training.losses)} steps"
+    left = ", ".join(f"{each.prompt:.40} {each.percent} %" for each in training.left if not each.is_gone)
+    return f"the steps ended before all was gone ({left} left): raise steps, learning_rate or eta" if left else ""
 
 
 SIDE_TASKS = {

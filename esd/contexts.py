@@ -1,0 +1,91 @@
+"""The prompts in which a concept is trained beside its own words: phrasings, and things that carry a style.
+
+A fine-tuning on the bare words alone leaves a style in "cat in ink style" (measured in docs/quality.md): there the
+words sit among others.  So each context gives a prompt with the concept and the same prompt without it, its carrier,
+which takes the place of the empty prompt.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from .concepts import Concept, Context
+from .errors import EsdError
+
+KINDS = ("object", "style", "attribute")
+CONCEPT, CARRIER = "{c}", "{x}"
+
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    "object": ("a photo of a {c}", "a picture of the {c}", "a drawing of a {c}", "two {c}"),
+    "style": ("{x} in {c}",),
+    "attribute": ("a photo of a {c}", "a drawing of a {c}"),
+}
+"""What is said around the concept, by kind; {x} is each carrier in turn."""
+
+CARRIERS = ("cat", "house", "car", "tree", "apple", "dog", "boat", "flower")
+"""Plain things that most models draw."""
+
+_STYLES = re.compile(r"\b(style|styled|aesthetic|painting|paintings|art|artwork|drawing|sketch|engraving)\b", re.I)
+
+
+@dataclass(frozen=True)
+class ContextRules:
+    """How the contexts of a concept are made: its kind ("" guesses), and templates and carriers ((): those by kind)."""
+
+    kind: str = ""
+    templates: tuple[str, ...] = ()
+    carriers: tuple[str, ...] = ()
+
+
+def make_rules(kind: str, templates: str, carriers: str) -> ContextRules:
+    """Return checked rules from texts with one entry a line; raise EsdError for a template without the concept."""
+    rules = ContextRules("" if kind == "auto" else kind, *(tuple(_lines(text)) for text in (templates, carriers)))
+    for template in rules.templates:
+        if CONCEPT not in template:
+            raise EsdError(f'The template "{template:.100}" does not say where the concept goes: write {{c}} there.')
+    return rules
+
+
+def _lines(text: str) -> Iterator[str]:
+    return (line.strip() for line in text.splitlines() if line.strip())
+
+
+def kind_of(concept: Concept) -> str:
+    """Guess what a concept is: an attribute is erased from something, and a style says that it is one."""
+    if concept.erase_from:
+        return "attribute"
+    return "style" if _STYLES.search(concept.erase) else "object"
+
+
+def with_contexts(concept: Concept, rules: ContextRules = ContextRules()) -> Concept:
+    """Return the concept with the contexts that the rules make."""
+    kind = rules.kind or kind_of(concept)
+    templates = rules.templates or TEMPLATES[kind]
+    made = (c for template in templates for c in _contexts(concept, template, rules.carriers or CARRIERS))
+    unlike = (c for c in made if c.prompt != concept.student_prompt)
+    return replace(concept, contexts=tuple({c.prompt: c for c in unlike}.values()))
+
+
+def _contexts(concept: Concept, template: str, carriers: Sequence[str]) -> Iterator[Context]:
+    named = [concept.student_prompt, concept.erase, concept.replace_with]
+    for carrier in carriers if CARRIER in template else ("",):
+        if carrier and any(carrier in words.split() for words in named):
+            continue  # "cat in cat" is no example of anything
+        said = template.replace(CARRIER, carrier)
+        prompt = said.replace(CONCEPT, concept.student_prompt)
+        if concept.replace_with:
+            yield Context(prompt, carrier, said.replace(CONCEPT, concept.replace_with))
+        else:
+            yield Context(prompt, carrier, prompt if concept.erase_from else carrier)
+
+
+def by_kind(concepts: Sequence[Concept]) -> list[Concept]:
+    """Return the concepts, those that say nothing of contexts with the ones of their kind."""
+    return [with_contexts(each) if each.contexts is None else each for each in concepts]
+
+
+def bare(concepts: Sequence[Concept]) -> list[Concept]:
+    """Return the concepts, to be trained by their own words alone."""
+    return [replace(each, contexts=None) for each in concepts]

@@ -1,0 +1,13 @@
+"""Independent random streams of one seed: what one draws never moves what another draws."""
+
+from __future__ import annotations
+
+import torch
+
+ERASED, KEPT, MEASURING, CONFIRMING = range(4)
+"""What draws: the examples of the concepts, those of the keeps, and the held-out trajectories."""
+
+
+def stream_generator(seed: int, stream: int) -> torch.Generator:
+    """Return the generator of a stream, on the CPU."""
+    return torch.Generator().manual_seed((seed + stream * 0x9E3779B97F4A7C15) % 2**63)

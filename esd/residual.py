@@ -1,0 +1,100 @@
+"""The signed residual: what a prompt still does in the student, as a share of what it did in the base.
+
+With delta(p) = eps_student(p) - eps_base(p), and b = eps_base(erase) - eps_base(null):
+
+    rho = 1 + < delta(prompt) - delta(null), b > / |b|^2
+
+Where the prompt is the concept itself this is < eps_student(c) - eps_student(null), b > / |b|^2: 1 in the untouched
+model, 0 where the prompt does no more than the empty one, -eta at ESD's target.  With "erase from" it says how much of
+the concept's own direction is left in that prompt: 1, then 0, and 1 - eta at the target.  In a context the carrier
+takes the place of the empty prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .concepts import NULL_PROMPT
+from .denoiser import Condition, Denoiser, stack
+from .examples import TargetSpec
+from .settings import Settings
+from .trajectory import cfg_trajectory
+
+LEVELS = 6
+"""Noise levels of a held-out trajectory at which the residual is measured; each takes two passes a time."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """One trajectory under a prompt that no training example comes from: x "n c h w", sigma "n".
+
+    `base` is eps_base(prompt) - eps_base(null), and `change` is eps_base(erase) - eps_base(null), "n c h w" each.
+    """
+
+    prompt: str
+    null: str
+    x: Tensor
+    sigma: Tensor
+    base: Tensor
+    change: Tensor
+
+
+@torch.no_grad()
+def hold_out(
+    denoiser: Denoiser,
+    conditions: Mapping[str, Condition],
+    specs: Sequence[TargetSpec],
+    settings: Settings,
+    generator: torch.Generator,
+    levels: int = LEVELS,
+) -> list[HeldOut]:
+    """Sample a trajectory of so many levels by the base under each prompt; 2 passes a level, 3 or 4 in a context."""
+    grid = denoiser.sigmas(settings.num_inference_steps)[:-1]
+    chosen = torch.linspace(0, len(grid) - 1, min(levels, len(grid)) + 1).round().long()[:-1]
+    sigmas = grid[chosen][:, None].to(denoiser.device).expand(-1, len(specs))
+    noise = torch.randn((len(specs), *denoiser.latent_shape), generator=generator).to(denoiser.device)
+    prompts = [conditions[spec.prompt] for spec in specs]
+    steps = list(cfg_trajectory(denoiser, noise, conditions[NULL_PROMPT], prompts, sigmas, settings.guidance_scale))
+    made = []
+    for row, spec in enumerate(specs):
+        x, sigma = torch.stack([s.x[row] for s in steps]), torch.stack([s.sigma[row] for s in steps])
+        known = {
+            NULL_PROMPT: torch.stack([s.uncond[row] for s in steps]),
+            spec.prompt: torch.stack([s.cond[row] for s in steps]),
+        }
+        for prompt in {spec.erase, spec.null} - known.keys():
+            known[prompt] = denoiser.predict(x, sigma, stack([conditions[prompt]] * len(x)))
+        null = known[spec.null]
+        made.append(HeldOut(spec.prompt, spec.null, x, sigma, known[spec.prompt] - null, known[spec.erase] - null))
+    return made
+
+
+@torch.no_grad()
+def signed_residuals(
+    denoiser: Denoiser, conditions: Mapping[str, Condition], points: Sequence[HeldOut]
+) -> list[Tensor]:
+    """Measure rho of the student at each level ("n") of each trajectory, in one call; 2 passes a level."""
+    x, sigma = torch.cat([p.x for p in points]), torch.cat([p.sigma for p in points])
+    prompts = [conditions[p.prompt] for p in points for _ in p.x]
+    nulls = [conditions[p.null] for p in points for _ in p.x]
+    with denoiser.student():
+        cond, uncond = denoiser.predict(torch.cat([x, x]), sigma.repeat(2), stack(prompts + nulls)).chunk(2)
+    base, change = (torch.cat([getattr(p, name) for p in points]).flatten(1) for name in ("base", "change"))
+    moved = ((cond - uncond).flatten(1) - base) * change
+    rho = 1 + moved.sum(1) / change.square().sum(1).clamp(min=1e-30)
+    return list(rho.split([len(p.x) for p in points]))
+
+
+def signed_residual(denoiser: Denoiser, conditions: Mapping[str, Condition], points: HeldOut) -> float:
+    """Return the mean over the noise levels of one trajectory."""
+    (found,) = signed_residuals(denoiser, conditions, [points])
+    return float(found.mean())
+
+
+def percent_left(residual: float, gone: float = 0.0) -> int:
+    """Round a residual to what people are shown: 100 for the untouched model, 0 from where a concept counts as gone."""
+    return round(100 * min(1.0, max(0.0, (residual - gone) / (1.0 - gone))))

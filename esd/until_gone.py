@@ -1,0 +1,147 @@
+"""Erase until it is gone: what is left of each concept decides what is drawn, and when the run ends.
+
+Each concept has held-out trajectories under its own words and under a few of its contexts (esd/residual.py).
+It counts as gone when the signed residual of each is down to `GONE`, and is still so on trajectories never used before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from .concepts import Concept
+from .contexts import by_kind
+from .denoiser import Condition, Denoiser
+from .examples import TargetSpec, context_specs, target_spec
+from .random_streams import CONFIRMING, MEASURING, stream_generator
+from .residual import HeldOut, hold_out, percent_left, signed_residuals
+from .settings import BY_KIND, WHEN_GONE, Settings
+
+CHECK_EVERY = 10
+"""Optimiser steps between two measurements."""
+
+OWN_LEVELS, CONTEXT_LEVELS, CONTEXTS_MEASURED = 3, 2, 2
+"""Noise levels measured under a concept's own words and under each of so many of its contexts: 2 passes each."""
+
+GONE = {"plain": -0.15, "erase from": 0.25}
+"""The residual at which a concept is no longer drawn: docs/quality.md has what judges found there."""
+
+BUFFERED = 40
+"""Examples made at a time for each concept: what is left decides which ones the next buffer has."""
+
+LEAST_SHARE = 0.1
+"""What a concept that is gone still gets of the examples, as a share of one that is untouched."""
+
+
+@dataclass(frozen=True)
+class Left:
+    """What is left of one concept: the residual of each of its measured prompts, and when it counts as gone."""
+
+    prompt: str
+    residuals: Mapping[str, float]
+    limit: float
+
+    @property
+    def worst(self) -> float:
+        """The residual of the prompt that still does most."""
+        return max(self.residuals.values())
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether no measured prompt does more than it may."""
+        return self.worst <= self.limit
+
+    @property
+    def percent(self) -> int:
+        """What people are shown: 100 at the start, 0 when it is gone."""
+        return percent_left(self.worst, self.limit)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """One trajectory, and the concept (by its place) that it measures."""
+
+    concept: int
+    points: HeldOut
+
+
+class GoneGauge:
+    """Measures what is left of several concepts in the student."""
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        conditions: Mapping[str, Condition],
+        concepts: Sequence[Concept],
+        settings: Settings,
+        seed_stream: int = MEASURING,
+    ) -> None:
+        """Sample the held-out trajectories; they depend on the seed alone."""
+        self.denoiser, self.conditions, self.concepts, self.settings = denoiser, conditions, concepts, settings
+        generator = stream_generator(settings.seed, seed_stream)
+        measured = [(i, spec, levels) for i, c in enumerate(concepts) for spec, levels in _measured(c, settings)]
+        self.measured: list[_Measured] = []
+        for levels, group in groupby(sorted(measured, key=lambda each: -each[2]), key=lambda each: each[2]):
+            rows = list(group)
+            points = hold_out(denoiser, conditions, [spec for _, spec, _ in rows], settings, generator, levels)
+            self.measured += [_Measured(i, p) for (i, _, _), p in zip(rows, points, strict=True)]
+
+    def measure(self) -> list[Left]:
+        """Return what is left of each concept; `measuring_passes` a time."""
+        found = signed_residuals(self.denoiser, self.conditions, [each.points for each in self.measured])
+        rows = [(m.concept, m.points.prompt, float(rho.mean())) for m, rho in zip(self.measured, found, strict=True)]
+        return [
+            Left(concept.student_prompt, {prompt: rho for i, prompt, rho in rows if i == index}, gone_at(concept))
+            for index, concept in enumerate(self.concepts)
+        ]
+
+    def confirmed(self) -> bool:
+        """Whether all are gone on other trajectories, too."""
+        other = GoneGauge(self.denoiser, self.conditions, self.concepts, self.settings, CONFIRMING)
+        return all(left.is_gone for left in other.measure())
+
+
+def _measured(concept: Concept, settings: Settings) -> list[tuple[TargetSpec, int]]:
+    """Return the specs that stand for a concept, each with how many noise levels of its trajectory are measured."""
+    around = context_specs(concept, settings)
+    chosen = around[:: max(1, len(around) // CONTEXTS_MEASURED)][:CONTEXTS_MEASURED]
+    return [(target_spec(concept, settings), OWN_LEVELS), *((spec, CONTEXT_LEVELS) for spec in chosen)]
+
+
+def gone_at(concept: Concept) -> float:
+    """Return the residual at which a concept counts as gone."""
+    return GONE["erase from" if concept.erase_from else "plain"]
+
+
+def measuring_passes(concepts: Sequence[Concept], settings: Settings) -> int:
+    """Network passes of one measurement."""
+    return sum(2 * levels for concept in concepts for _, levels in _measured(concept, settings))
+
+
+def shares_by_left(concepts: Sequence[Concept], left: Sequence[Left]) -> list[float]:
+    """Return the share of each spec of `concept_specs`: by what is left under its own words, and in its contexts."""
+    shares = []
+    for concept, found in zip(concepts, left, strict=True):
+        own = found.residuals[concept.student_prompt]
+        around = [rho for prompt, rho in found.residuals.items() if prompt != concept.student_prompt]
+        needs = [_need(own, found.limit), _need(sum(around) / max(len(around), 1), found.limit)]
+        contexts = len(concept.contexts or ())
+        shares.append(concept.weight * needs[0])
+        shares += [concept.weight * needs[1] / contexts] * contexts
+    return shares
+
+
+def settled(concepts: Sequence[Concept], settings: Settings) -> tuple[list[Concept], Settings]:
+    """Return the concepts with their contexts, and the settings with the whole run's steps and buffer."""
+    chosen = by_kind(concepts) if settings.contexts == BY_KIND else list(concepts)
+    if settings.stop != WHEN_GONE:
+        return chosen, settings
+    buffer = settings.buffer_size
+    if not buffer and settings.sampler_model == "base":
+        buffer = min(settings.examples_per_buffer, BUFFERED * len(concepts))
+    return chosen, replace(settings, steps=settings.steps * len(concepts), buffer_size=buffer)
+
+
+def _need(residual: float, limit: float) -> float:
+    return LEAST_SHARE + max(0.0, (residual - limit) / (1.0 - limit))
