@@ -35,6 +35,8 @@ class Concept:
     erase_from: str = ""
     replace_with: str = ""
     weight: float = 1.0
+    kind: str = ""
+    """What it is (a key of contexts.TEMPLATES); empty: to be guessed from its words."""
     contexts: tuple[Context, ...] | None = None
 
     @property

@@ -15,17 +15,20 @@ from .concepts import Concept, Context
 from .errors import EsdError
 
 KINDS = ("object", "style", "attribute")
-CONCEPT, CARRIER = "{c}", "{x}"
+CONCEPT, CARRIER = "[concept]", "[carrier]"
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
-    "object": ("a photo of a {c}", "a picture of the {c}", "a drawing of a {c}", "two {c}"),
-    "style": ("{x} in {c}",),
-    "attribute": ("a photo of a {c}", "a drawing of a {c}"),
+    "object": ("a photo of a [concept]", "a picture of the [concept]", "a drawing of a [concept]", "two [concept]"),
+    "style": ("[carrier] in [concept]",),
+    "attribute": ("a photo of a [concept]", "a drawing of a [concept]"),
 }
-"""What is said around the concept, by kind; {x} is each carrier in turn."""
+"""What is said around the concept, by kind; [carrier] is each carrier in turn."""
 
 CARRIERS = ("cat", "house", "car", "tree", "apple", "dog", "boat", "flower")
 """Plain things that most models draw."""
+
+ETA = {"object": 1.0, "style": 3.0, "attribute": 4.0}
+"""How far to push away from a concept of each kind, where that is left to choose: docs/quality.md has the trials."""
 
 _STYLES = re.compile(r"\b(style|styled|aesthetic|painting|paintings|art|artwork|drawing|sketch|engraving)\b", re.I)
 
@@ -44,7 +47,9 @@ def make_rules(kind: str, templates: str, carriers: str) -> ContextRules:
     rules = ContextRules("" if kind == "auto" else kind, *(tuple(_lines(text)) for text in (templates, carriers)))
     for template in rules.templates:
         if CONCEPT not in template:
-            raise EsdError(f'The template "{template:.100}" does not say where the concept goes: write {{c}} there.')
+            raise EsdError(
+                f'The template "{template:.100}" does not say where the concept goes: write [concept] there.'
+            )
     return rules
 
 
@@ -53,7 +58,9 @@ def _lines(text: str) -> Iterator[str]:
 
 
 def kind_of(concept: Concept) -> str:
-    """Guess what a concept is: an attribute is erased from something, and a style says that it is one."""
+    """Return what a concept is, or guess: an attribute is erased from something, and a style says that it is one."""
+    if concept.kind:
+        return concept.kind
     if concept.erase_from:
         return "attribute"
     return "style" if _STYLES.search(concept.erase) else "object"
@@ -61,8 +68,8 @@ def kind_of(concept: Concept) -> str:
 
 def with_contexts(concept: Concept, rules: ContextRules = ContextRules()) -> Concept:
     """Return the concept with the contexts that the rules make."""
-    kind = rules.kind or kind_of(concept)
-    templates = rules.templates or TEMPLATES[kind]
+    concept = replace(concept, kind=rules.kind or concept.kind)
+    templates = rules.templates or TEMPLATES[kind_of(concept)]
     made = (c for template in templates for c in _contexts(concept, template, rules.carriers or CARRIERS))
     unlike = (c for c in made if c.prompt != concept.student_prompt)
     return replace(concept, contexts=tuple({c.prompt: c for c in unlike}.values()))
@@ -84,8 +91,3 @@ def _contexts(concept: Concept, template: str, carriers: Sequence[str]) -> Itera
 def by_kind(concepts: Sequence[Concept]) -> list[Concept]:
     """Return the concepts, those that say nothing of contexts with the ones of their kind."""
     return [with_contexts(each) if each.contexts is None else each for each in concepts]
-
-
-def bare(concepts: Sequence[Concept]) -> list[Concept]:
-    """Return the concepts, to be trained by their own words alone."""
-    return [replace(each, contexts=None) for each in concepts]

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from .concepts import NULL_PROMPT, Concept, Keep
+from .contexts import ETA, kind_of
 from .denoiser import Condition, Denoiser, stack
 from .errors import EsdError
 from .objective import target
-from .settings import Settings
+from .settings import ETA_BY_KIND, Settings
 from .trajectory import TrajectoryStep, cfg_trajectory
 
 
@@ -75,10 +76,10 @@ def concept_specs(concept: Concept, settings: Settings) -> list[tuple[TargetSpec
 
 
 def eta_of(concept: Concept, settings: Settings) -> float:
-    """Return the eta of a concept: presets have another one for attributes."""
+    """Return the eta of a concept: by its kind where that is left to choose; presets have their own for attributes."""
     if concept.erase_from and settings.eta_erase_from is not None:
         return settings.eta_erase_from
-    return settings.eta
+    return ETA[kind_of(concept)] if settings.eta == ETA_BY_KIND else settings.eta
 
 
 def keep_specs(keeps: Sequence[Keep]) -> list[TargetSpec]:

@@ -52,9 +52,12 @@ def hold_out(
     generator: torch.Generator,
     levels: int = LEVELS,
 ) -> list[HeldOut]:
-    """Sample a trajectory of so many levels by the base under each prompt; 2 passes a level, 3 or 4 in a context."""
+    """Sample a trajectory of so many levels, evenly spaced from pure noise, by the base under each prompt.
+
+    Each level takes 2 passes, or 3 in a context.
+    """
     grid = denoiser.sigmas(settings.num_inference_steps)[:-1]
-    chosen = torch.linspace(0, len(grid) - 1, min(levels, len(grid)) + 1).round().long()[:-1]
+    chosen = torch.arange(min(levels, len(grid))) * len(grid) // min(levels, len(grid))
     sigmas = grid[chosen][:, None].to(denoiser.device).expand(-1, len(specs))
     noise = torch.randn((len(specs), *denoiser.latent_shape), generator=generator).to(denoiser.device)
     prompts = [conditions[spec.prompt] for spec in specs]

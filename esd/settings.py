@@ -31,6 +31,7 @@ class Field:
 
 
 WHEN_GONE, ALL_STEPS = STOPS = ("when gone", "after all steps")
+ETA_BY_KIND = -1.0
 BY_KIND, OWN_WORDS = CONTEXTS = ("by kind", "own words")
 
 
@@ -59,11 +60,11 @@ FIELDS: dict[str, Field] = {
         step=1e-6,
     ),
     "eta": Field(
-        1.0,
-        "Guidance scale: the paper's eta, how far to push away from the concept. 0 only pulls it to the empty prompt, "
-        "1 is the paper's default, 3 and more may hurt the rest. Concepts with erase_from take eta_erase_from of Erase "
-        "Settings instead. The official code's negative_guidance since 2025 is eta + 1.",
-        0.0,
+        ETA_BY_KIND,
+        "Guidance scale: the paper's eta, how far to push away from the concept. -1 chooses by kind: 1 for an object, "
+        "3 for a style, 4 for an attribute (erase_from). 0 only pulls to the empty prompt, 1 is the paper's. The "
+        "official code's negative_guidance since 2025 is eta + 1, with erase_from eta itself.",
+        -1.0,
         20.0,
         official="negative_guidance",
         step=0.1,
@@ -170,15 +171,6 @@ FIELDS: dict[str, Field] = {
         "changes nothing.",
         rare=True,
     ),
-    "eta_erase_from": Field(
-        4.0,
-        "eta for concepts with erase_from, whose target starts from the whole prompt and so needs more of a push.",
-        0.0,
-        20.0,
-        official="negative_guidance",
-        step=0.1,
-        rare=True,
-    ),
     "stop": Field(
         WHEN_GONE,
         "When the run ends. when gone: as soon as every concept has no effect any more, measured every 10 steps, or "
@@ -186,6 +178,7 @@ FIELDS: dict[str, Field] = {
         choices=STOPS,
         rare=True,
     ),
+    "eta_erase_from": Field(None, "", 0.0, 20.0, official="negative_guidance"),
     "contexts": Field(
         BY_KIND,
         "What is trained of concepts that have no Contexts node. by kind: their own words and some prompts that hold "
@@ -194,7 +187,7 @@ FIELDS: dict[str, Field] = {
         rare=True,
     ),
 }
-"""Every setting by name."""
+"""Every setting by name.  `eta_erase_from` has no widget: published presets set it."""
 
 
 def _default(name: str) -> Any:
@@ -228,7 +221,7 @@ class Settings:
     preset: str = _default("preset")
     deterministic: bool = _default("deterministic")
     eta_erase_from: float | None = _default("eta_erase_from")
-    """eta for concepts with "erase from"; None means eta."""
+    """eta for concepts with "erase from", where a published default differs there; None means eta."""
     stop: str = _default("stop")
     contexts: str = _default("contexts")
 
@@ -247,6 +240,8 @@ def check(settings: Settings) -> Settings:
     """Return the settings themselves, or raise an EsdError that names the first one that cannot be used."""
     if settings.learning_rate == 0:
         raise EsdError("learning_rate is 0, so nothing would change: the paper used 1e-5.")
+    if -1 < settings.eta < 0:
+        raise EsdError(f"eta is {settings.eta:g}: it must be 0 or more, or -1 to choose it by the kind of the concept.")
     for name, field in FIELDS.items():
         value = getattr(settings, name)
         if field.choices and value not in field.choices and name != "method":  # `select` answers for that one

@@ -127,8 +127,7 @@ def shares_by_left(concepts: Sequence[Concept], left: Sequence[Left]) -> list[fl
         around = [rho for prompt, rho in found.residuals.items() if prompt != concept.student_prompt]
         needs = [_need(own, found.limit), _need(sum(around) / max(len(around), 1), found.limit)]
         contexts = len(concept.contexts or ())
-        shares.append(concept.weight * needs[0])
-        shares += [concept.weight * needs[1] / contexts] * contexts
+        shares += [concept.weight * needs[0], *(concept.weight * needs[1] / contexts for _ in range(contexts))]
     return shares
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..esd.concepts import Concept, make_concept
+from ..esd.contexts import ContextRules, with_contexts
 from .schema import ALIASES, finding
-from .sockets import CATEGORY, Concepts
+from .sockets import CATEGORY, Concepts, Contexts
 
 
 class ESDConcept(io.ComfyNode):
@@ -48,6 +49,9 @@ class ESDConcept(io.ComfyNode):
                     tooltip="Among several concepts: this one's share of the training examples. "
                     "Twice the weight is twice as many.",
                 ),
+                Contexts.Input(
+                    "contexts", optional=True, tooltip="ESD Contexts, where those by kind are not the right ones."
+                ),
                 Concepts.Input("previous", optional=True, tooltip="Concepts to erase in the same run."),
             ],
             outputs=[Concepts.Output("concepts", display_name="concepts", tooltip="For Erase, or one more Concept.")],
@@ -55,7 +59,14 @@ class ESDConcept(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, concept: str, erase_from: str, replace_with: str, weight: float, previous: tuple[Concept, ...] = ()
+        cls,
+        concept: str,
+        erase_from: str,
+        replace_with: str,
+        weight: float,
+        contexts: ContextRules | None = None,
+        previous: tuple[Concept, ...] = (),
     ) -> io.NodeOutput:
         """Append one concept."""
-        return io.NodeOutput((*previous, make_concept(concept, erase_from, replace_with, weight)))
+        made = make_concept(concept, erase_from, replace_with, weight)
+        return io.NodeOutput((*previous, with_contexts(made, contexts) if contexts else made))

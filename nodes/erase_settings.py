@@ -30,11 +30,10 @@ WIDGETS = (
     "precision",
     "deterministic",
     "contexts",
-    "eta_erase_from",
 )
 """The settings of this node, in the order of their widgets."""
 
-SINCE = {"deterministic", "contexts", "eta_erase_from"}
+SINCE = {"deterministic", "contexts"}
 """Widgets that graphs of version 0.1.0 do not have, and that they may leave out."""
 
 

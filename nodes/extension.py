@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from .apply import ESDApply
 from .compare import ESDBeforeAfter
 from .concept import ESDConcept
+from .contexts import ESDContexts
 from .erase import ESDErase
 from .erase_settings import ESDEraseSettings
 from .erasure_info import ESDErasureInfo
@@ -28,6 +29,7 @@ class EsdExtension(ComfyExtension):
         return [
             ESDLoadModel,
             ESDConcept,
+            ESDContexts,
             ESDKeep,
             ESDErase,
             ESDEraseSettings,

@@ -7,6 +7,9 @@ CATEGORY = "ESD"
 Concepts = io.Custom("ESD_CONCEPTS")
 """A tuple of esd.concepts.Concept."""
 
+Contexts = io.Custom("ESD_CONTEXTS")
+"""An esd.contexts.ContextRules."""
+
 Keeps = io.Custom("ESD_KEEPS")
 """A tuple of esd.concepts.Keep."""
 

@@ -39,7 +39,7 @@ def short_graph(server: Server) -> dict[str, Any]:
         "width": 64,
         "height": 64,
     }
-    watched = {"steps": 4, "preview_every": 4, "snapshot_every": 2, "start": "start over"}
+    watched = {"steps": 4, "preview_every": 4, "snapshot_every": 2, "start": "start over", "stop": "after all steps"}
     links = {"model": ["1", 0], "clip": ["1", 1], "vae": ["1", 2], "concepts": ["2", 0], "settings": ["3", 0]}
     drawn = {"steps": 1, "positive": ["6", 0], "negative": ["6", 0], "latent_image": ["7", 0]}
     return {

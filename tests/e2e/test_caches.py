@@ -58,7 +58,7 @@ def whole_workflow(server: Server, seed: int) -> dict[str, Any]:
     """The workflow that ships, with its training and its pictures cut short."""
     made = to_prompt(shipped("erase_an_object"), server.get("/object_info"))
     short = {"num_inference_steps": 4, "samples_per_trajectory": 2, "trajectory_batch": 2, "width": 64, "height": 64}
-    erase = {"steps": 3, "seed": seed, "start": "reuse or resume", "preview_every": 0}
+    erase = {"steps": 3, "seed": seed, "start": "reuse or resume", "preview_every": 0, "stop": "after all steps"}
     for class_type, inputs in {
         "ESDEraseSettings": short,
         "ESDErase": erase,

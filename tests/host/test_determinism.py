@@ -29,6 +29,7 @@ QUICK = {
     "samples_per_trajectory": 2,
     "trajectory_batch": 2,
     "buffer_size": 4,
+    "contexts": "own words",
 }
 TWO = (("cat", ""), ("sunglasses", "cat"))
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -92,7 +93,14 @@ def erase(world, concepts=(("cat", ""),), keep="", settings=None, clip=None, **i
     before: dict[str, Any] = {}
     for concept, erase_from in concepts:
         before = {"previous": g.add("ESDConcept", concept=concept, erase_from=erase_from, **before)}
-    given = {"steps": STEPS, "preview_every": 0, "snapshot_every": 0, "start": "start over", **inputs}
+    given = {
+        "steps": STEPS,
+        "preview_every": 0,
+        "snapshot_every": 0,
+        "start": "start over",
+        "stop": "after all steps",
+        **inputs,
+    }
     run = g.add(
         "ESDErase",
         model=g.give(world.model),

@@ -38,6 +38,7 @@ SETTINGS = Settings(
     trajectory_batch=2,
     buffer_size=2 * STEPS,
     eta=1.5,
+    eta_erase_from=None,
 )
 CONCEPTS = {
     "plain": make_concept("cat"),

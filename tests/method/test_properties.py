@@ -17,6 +17,7 @@ from safetensors.torch import save
 
 from esd_pack.esd import (
     concepts,
+    contexts,
     denoiser,
     erasure,
     errors,
@@ -26,15 +27,17 @@ from esd_pack.esd import (
     optimizers,
     presets,
     published,
+    random_streams,
     report,
+    residual,
     selection,
     snapshot,
     train,
     trajectory,
+    until_gone,
 )
 from esd_pack.esd import settings as runs
 from esd_pack.esd.errors import EsdError
-from esd_pack.esd.evaluate import residual
 from esd_pack.esd.files import atomic, lazy, lazy_tensor, pickle_scan, safetensors_header, safetensors_write, torch_zip
 from esd_pack.esd.formats import detect, difference, diffusers, load, lora, official
 from esd_pack.esd.formats import network as networks
@@ -274,10 +277,45 @@ class TestTraining:
     @given(st.integers(1, 12), st.floats(0, 20), st.integers(0, 2**64 - 1))
     def test_what_is_left_in_the_untouched_model_is_all(self, grid, guidance, seed):
         fake, made = FakeDenoiser(), runs_of(num_inference_steps=grid, guidance_scale=guidance, seed=seed)
-        (points,) = residual.hold_out(fake, FakeConditions(), [concepts.make_concept("cat")], made)
+        specs = [examples.target_spec(concepts.make_concept("cat"), runs_of())]
+        generator = random_streams.stream_generator(seed, random_streams.MEASURING)
+        (points,) = residual.hold_out(fake, FakeConditions(), specs, made, generator)
         found = residual.signed_residual(fake, FakeConditions(), points)
-        assert abs(found - 1) < 1e-3 and residual.percent_left(found) == 100
-        assert train.stream_generator(seed, 2).initial_seed() >= 0
+        (levels,) = residual.signed_residuals(fake, FakeConditions(), [points])
+        assert abs(found - 1) < 1e-3 and residual.percent_left(found) == 100 and len(levels) == len(points.x)
+
+    @examples_of(30)
+    @given(TEXTS, TEXTS, TEXTS, st.sampled_from((*contexts.KINDS, "auto")), TEXTS, TEXTS)
+    def test_contexts_hold_the_concept_and_their_carriers_do_not(
+        self, erase, erase_from, replace, kind, said, carriers
+    ):
+        made = outcome(lambda: concepts.make_concept(erase, erase_from, replace))
+        rules = outcome(lambda: contexts.make_rules(kind, said, carriers))
+        assume(made is not None and rules is not None)
+        assert contexts.kind_of(made) in contexts.KINDS
+        (found,) = contexts.by_kind([contexts.with_contexts(made, rules)])
+        for each in found.contexts:
+            assert made.student_prompt in each.prompt and each.prompt != made.student_prompt
+        specs = examples.concept_specs(found, runs_of(eta=1.0, eta_erase_from=1.0))
+        assert len(specs) == 1 + len(found.contexts) == 1 + len(examples.context_specs(found, runs_of()))
+        assert sum(share for _, share in specs) == pytest.approx(made.weight)
+
+    @examples_of(15)
+    @given(st.integers(1, 3), st.integers(0, 2**64 - 1), st.floats(-3, 1))
+    def test_what_is_left_of_concepts_decides_their_shares(self, count, seed, gone):
+        chosen, made = until_gone.settled(
+            [concepts.make_concept(f"cat {i}") for i in range(count)], runs_of(seed=seed, steps=7, stop="when gone")
+        )
+        assert made.steps == 7 * count and made.examples_per_buffer <= 200
+        gauge = until_gone.GoneGauge(FakeDenoiser(), FakeConditions(), chosen, made)
+        before = gauge.denoiser.passes
+        left = gauge.measure()
+        assert gauge.denoiser.passes - before == until_gone.measuring_passes(chosen, made)
+        assert [each.percent for each in left] == [100] * count and not gauge.confirmed()
+        left[0] = until_gone.Left(left[0].prompt, dict.fromkeys(left[0].residuals, gone), until_gone.gone_at(chosen[0]))
+        shares = until_gone.shares_by_left(chosen, left)
+        assert len(shares) == sum(1 + len(c.contexts) for c in chosen) and all(share > 0 for share in shares)
+        assert shares[0] <= max(shares) and left[0].is_gone == (left[0].percent == 0 and gone <= left[0].limit)
 
     @examples_of(60)
     @given(st.floats(0, 20), st.none() | st.floats(0, 20), st.sampled_from(("", "man in a hat")))

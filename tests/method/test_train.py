@@ -10,12 +10,12 @@ import numpy
 import pytest
 import torch
 
-from esd_pack.esd import train
+from esd_pack.esd import random_streams, train
 from esd_pack.esd.concepts import Keep, make_concept
 from esd_pack.esd.errors import EsdError
 from esd_pack.esd.examples import ExampleStream, keep_specs, target_spec
 from esd_pack.esd.optimizers import make_optimizer
-from esd_pack.esd.settings import Settings
+from esd_pack.esd.settings import ALL_STEPS, Settings
 from support.fakes import FakeConditions, FakeDenoiser
 
 CAT = make_concept("cat")
@@ -27,6 +27,7 @@ SETTINGS = Settings(
     samples_per_trajectory=4,
     strided=False,
     buffer_size=8,
+    stop=ALL_STEPS,
 )
 SEEDLESS = {"adamw": torch.optim.AdamW, "adafactor": torch.optim.Adafactor}
 
@@ -47,7 +48,7 @@ def trained_on(denoiser: FakeDenoiser) -> list[train.Tensor]:
 
 def examples_of(settings, concept=CAT):
     """The very examples that a run with these settings draws."""
-    generator = train.stream_generator(settings.seed, 0)
+    generator = random_streams.stream_generator(settings.seed, 0)
     return list(
         ExampleStream(
             FakeDenoiser(),

@@ -20,7 +20,14 @@ from support.odd_values import COUNTED, FIELDS, NUMBERS, ODD_NUMBERS, ODD_TEXTS,
 from support.outcomes import record
 
 QUICK = Settings(
-    steps=1, num_inference_steps=2, samples_per_trajectory=2, trajectory_batch=1, buffer_size=2, width=64, height=64
+    steps=1,
+    num_inference_steps=2,
+    samples_per_trajectory=2,
+    trajectory_batch=1,
+    buffer_size=2,
+    width=64,
+    height=64,
+    stop="after all steps",
 )
 KEYS = ("inputs", "model", "1", "2", "ckpt_name")
 

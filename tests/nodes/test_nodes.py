@@ -64,9 +64,17 @@ QUICK = {
     "strided": False,
     "trajectory_batch": 2,
     "buffer_size": 8,
+    "contexts": "own words",
 }
 
-SHORT = {"steps": 4, "learning_rate": 3e-5, "preview_every": 0, "snapshot_every": 0, "start": "start over"}
+SHORT = {
+    "steps": 4,
+    "learning_rate": 3e-5,
+    "preview_every": 0,
+    "snapshot_every": 0,
+    "start": "start over",
+    "stop": "after all steps",
+}
 
 
 def add_erase(g, model, clip, concept="cat", settings=None, **inputs):

@@ -13,7 +13,7 @@ from support.short_runs import module
 
 SAYING = {"ESDLoadModel", "ESDLoadErasure", "ESDSaveCheckpoint", "ESDSaveErasure", "ESDErasureInfo"}
 RARE = {
-    "ESDErase": {"snapshot_every", "start"},
+    "ESDErase": {"snapshot_every", "start", "stop"},
     "ESDSaveErasure": {"rank", "energy"},
     "ESDSaveCheckpoint": {"precision"},
     "ESDLoadErasure": {"interpret"},

@@ -18,6 +18,8 @@ QUICK = {
     "samples_per_trajectory": 4,
     "trajectory_batch": 2,
     "steps": 2,
+    "stop": "after all steps",
+    "contexts": "own words",
 }
 
 

@@ -36,6 +36,7 @@ SHORT = {
     "trajectory_batch": 1,
     "buffer_size": 2,
     "strided": False,
+    "contexts": "own words",
 }
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork") or resource is None, reason="needs a system that can fork")
@@ -68,7 +69,9 @@ class HostFixture:
     def erase(self, **inputs: Any) -> Outcome:
         """Queue the shortest run there is."""
         settings = {**SHORT, **inputs.pop("settings", {})}
-        return queue(self, settings=settings, **{"steps": STEPS, "method": "esd-x-strict", **inputs})
+        return queue(
+            self, settings=settings, **{"steps": STEPS, "method": "esd-x-strict", "stop": "after all steps", **inputs}
+        )
 
     def clear(self) -> None:
         """Nothing in the output folder."""

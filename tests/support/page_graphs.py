@@ -26,7 +26,11 @@ CAT: Node = ("ESDConcept", (0, 170), {"concept": "cat"})
 SMALL: Node = ("ESDEraseSettings", (0, 380), {"width": 64, "height": 64, "size": (300, 470)})
 
 
-ERASE: Node = ("ESDErase", (370, 0), {"steps": 200, "preview_every": 0, "snapshot_every": 0, "start": "start over"})
+ERASE: Node = (
+    "ESDErase",
+    (370, 0),
+    {"steps": 200, "preview_every": 0, "snapshot_every": 0, "start": "start over", "stop": "after all steps"},
+)
 
 
 TRAIN = [LOAD, CAT, SMALL, ERASE]

@@ -32,7 +32,11 @@ def erasing(*concepts: str, **values: Any) -> tuple[list[Any], list[Any]]:
         first = len(nodes)
         nodes += [
             (CAT[0], (0, 150 + 190 * row), {"concept": concept}),
-            ("ESDErase", (370 + 480 * row, 0), settings | {"snapshot_every": 0, "start": "start over"} | values),
+            (
+                "ESDErase",
+                (370 + 480 * row, 0),
+                settings | {"snapshot_every": 0, "start": "start over", "stop": "after all steps"} | values,
+            ),
             ("ESDErasureInfo", (370 + 480 * row, 950), {"size": (300, 60)}),
         ]
         from_loader = [(0, "MODEL", first + 1, "model"), (0, "CLIP", first + 1, "clip")]

@@ -23,6 +23,7 @@ QUICK = {
     "samples_per_trajectory": 2,
     "trajectory_batch": 2,
     "buffer_size": 4,
+    "contexts": "own words",
 }
 ERASE, SAVE = "4", "5"
 Prompt = dict[str, dict[str, Any]]
@@ -30,7 +31,13 @@ Prompt = dict[str, dict[str, Any]]
 
 def short_prompt(object_info: Any, **erase: Any) -> Prompt:
     """Load, erase "cat" in a few small steps, and save the erasure; `erase` are inputs of the Erase node."""
-    given = {"steps": 6, "preview_every": 0, "snapshot_every": 0, "start": "start over", **erase}
+    given = {
+        "steps": 6,
+        "preview_every": 0,
+        "snapshot_every": 0,
+        "start": "start over",
+        "stop": "after all steps",
+    } | erase
     links = {"model": ["1", 0], "clip": ["1", 1], "concepts": ["2", 0], "settings": ["3", 0]}
     return {
         "1": node(object_info, "ESDLoadModel", ckpt_name=CHECKPOINT),

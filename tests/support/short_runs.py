@@ -21,10 +21,18 @@ QUICK = {
     "samples_per_trajectory": 2,
     "trajectory_batch": 2,
     "buffer_size": 4,
+    "contexts": "own words",
 }
 
 
-INPUTS = {"steps": STEPS, "learning_rate": 3e-5, "preview_every": 0, "snapshot_every": 0, "start": "reuse or resume"}
+INPUTS = {
+    "steps": STEPS,
+    "learning_rate": 3e-5,
+    "preview_every": 0,
+    "snapshot_every": 0,
+    "start": "reuse or resume",
+    "stop": "after all steps",
+}
 
 
 class EventRecorder:

@@ -24,6 +24,7 @@ SHORT = {
     "samples_per_trajectory": 3,
     "trajectory_batch": 2,
     "learning_rate": 1e-2,
+    "stop": "after all steps",
 }
 
 

@@ -14,7 +14,7 @@ def graph(steps):
         "buffer_size": 4,
     }
     inputs = {"method": "esd-x-strict", "steps": steps, "learning_rate": 1e-5, "eta": 1.0, "seed": 0}
-    watching = {"preview_every": 20, "snapshot_every": 0, "start": "start over"}
+    watching = {"preview_every": 20, "snapshot_every": 0, "start": "start over", "stop": "after all steps"}
     links = {"model": ["1", 0], "clip": ["1", 1], "concepts": ["2", 0], "settings": ["5", 0]}
     defaults = {
         "preset": "custom",
@@ -22,6 +22,7 @@ def graph(steps):
         "guidance_scale": 0.0,
         "strided": True,
         "draws_per_buffer": 0,
+        "contexts": "own words",
     }
     how = {
         "optimizer": "adamw",

@@ -32,8 +32,8 @@ def _counted(settings: Settings) -> dict[str, Any]:
 
 
 def _named(concept: Concept) -> dict[str, Any]:
-    """Return a concept as it counts; one without contexts counts as those of version 0.1.0, which had none."""
-    return {name: value for name, value in asdict(concept).items() if name != "contexts" or value}
+    """Return a concept as it counts; without contexts as those of version 0.1.0, which had none."""
+    return {name: value for name, value in asdict(concept).items() if name not in ("kind", "contexts") or value}
 
 
 def run_key(

@@ -39,6 +39,8 @@ QUICK = {
     "trajectory_batch": 2,
     "buffer_size": 4,
     "steps": 2,
+    "stop": "after all steps",
+    "contexts": "own words",
 }
 KEPT = {"preview_every": 0, "snapshot_every": 0, "start": "start over"}
 RESIDENCY = {
