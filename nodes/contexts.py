@@ -34,8 +34,8 @@ class ESDContexts(io.ComfyNode):
                     "templates",
                     default="",
                     multiline=True,
-                    tooltip="Prompts with [concept] where the concept goes, one a line, and [carrier] for each carrier in turn, "
-                    'such as "[carrier] in [concept]". Empty takes those of the kind.',
+                    tooltip="Prompts with [concept] where the concept goes, one a line; [carrier] stands for each "
+                    'carrier in turn, as in "[carrier] in [concept]". Empty takes those of the kind.',
                 ),
                 io.String.Input(
                     "carriers",
