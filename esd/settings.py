@@ -45,14 +45,14 @@ FIELDS: dict[str, Field] = {
         official="train_method",
     ),
     "steps": Field(
-        200,
+        300,
         "Training steps; with stop: when gone, the most for each concept.",
         1,
         100_000,
         official="iterations",
     ),
     "learning_rate": Field(
-        1e-4,
+        2e-4,
         "Step size of the optimiser. 1e-5 (paper) to 2e-4; too high turns pictures to noise.",
         1e-8,
         1.0,

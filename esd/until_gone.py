@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from .concepts import Concept
-from .contexts import by_kind
+from .contexts import by_kind, kind_of
 from .denoiser import Condition, Denoiser
 from .examples import TargetSpec, context_specs, target_spec
 from .random_streams import CONFIRMING, MEASURING, stream_generator
@@ -24,8 +24,11 @@ CHECK_EVERY = 10
 OWN_LEVELS, CONTEXT_LEVELS, CONTEXTS_MEASURED = 3, 2, 2
 """Noise levels measured under a concept's own words and under each of so many of its contexts: 2 passes each."""
 
-GONE = {"plain": -0.15, "erase from": 0.25}
-"""The residual at which a concept is no longer drawn: docs/quality.md has what judges found there."""
+GONE = {"object": (-0.1, 0.0), "style": (-0.15, -0.1), "attribute": (0.0, 0.15)}
+"""The residuals at which a concept of each kind is no longer drawn, under its own words and in its contexts.
+
+docs/quality.md has what judges found there.
+"""
 
 BUFFERED = 40
 """Examples made at a time for each concept: what is left decides which ones the next buffer has."""
@@ -36,11 +39,11 @@ LEAST_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Left:
-    """What is left of one concept: the residual of each of its measured prompts, and when it counts as gone."""
+    """What is left of one concept: the residual of each of its measured prompts, and the one at which that is gone."""
 
     prompt: str
     residuals: Mapping[str, float]
-    limit: float
+    limits: Mapping[str, float]
 
     @property
     def worst(self) -> float:
@@ -50,12 +53,17 @@ class Left:
     @property
     def is_gone(self) -> bool:
         """Whether no measured prompt does more than it may."""
-        return self.worst <= self.limit
+        return all(rho <= self.limits[prompt] for prompt, rho in self.residuals.items())
 
     @property
     def percent(self) -> int:
         """What people are shown: 100 at the start, 0 when it is gone."""
-        return percent_left(self.worst, self.limit)
+        return max(percent_left(rho, self.limits[prompt]) for prompt, rho in self.residuals.items())
+
+    def need(self, prompts: Sequence[str]) -> float:
+        """How much of the way is still to go under these prompts, on average: 1 at the start, 0 when they are gone."""
+        ways = [max(0.0, (self.residuals[p] - self.limits[p]) / (1.0 - self.limits[p])) for p in prompts]
+        return sum(ways) / max(len(ways), 1)
 
 
 @dataclass(frozen=True)
@@ -91,10 +99,11 @@ class GoneGauge:
         """Return what is left of each concept; `measuring_passes` a time."""
         found = signed_residuals(self.denoiser, self.conditions, [each.points for each in self.measured])
         rows = [(m.concept, m.points.prompt, float(rho.mean())) for m, rho in zip(self.measured, found, strict=True)]
-        return [
-            Left(concept.student_prompt, {prompt: rho for i, prompt, rho in rows if i == index}, gone_at(concept))
-            for index, concept in enumerate(self.concepts)
-        ]
+        left = []
+        for index, concept in enumerate(self.concepts):
+            residuals = {prompt: rho for i, prompt, rho in rows if i == index}
+            left.append(Left(concept.student_prompt, residuals, {p: gone_at(concept, p) for p in residuals}))
+        return left
 
     def confirmed(self) -> bool:
         """Whether all are gone on other trajectories, too."""
@@ -109,9 +118,10 @@ def _measured(concept: Concept, settings: Settings) -> list[tuple[TargetSpec, in
     return [(target_spec(concept, settings), OWN_LEVELS), *((spec, CONTEXT_LEVELS) for spec in chosen)]
 
 
-def gone_at(concept: Concept) -> float:
-    """Return the residual at which a concept counts as gone."""
-    return GONE["erase from" if concept.erase_from else "plain"]
+def gone_at(concept: Concept, prompt: str) -> float:
+    """Return the residual at which a concept counts as gone under its own words, or in a context."""
+    own, around = GONE[kind_of(concept)]
+    return own if prompt == concept.student_prompt else around
 
 
 def measuring_passes(concepts: Sequence[Concept], settings: Settings) -> int:
@@ -123,9 +133,8 @@ def shares_by_left(concepts: Sequence[Concept], left: Sequence[Left]) -> list[fl
     """Return the share of each spec of `concept_specs`: by what is left under its own words, and in its contexts."""
     shares = []
     for concept, found in zip(concepts, left, strict=True):
-        own = found.residuals[concept.student_prompt]
-        around = [rho for prompt, rho in found.residuals.items() if prompt != concept.student_prompt]
-        needs = [_need(own, found.limit), _need(sum(around) / max(len(around), 1), found.limit)]
+        around = [prompt for prompt in found.residuals if prompt != concept.student_prompt]
+        needs = [LEAST_SHARE + found.need(prompts) for prompts in ([concept.student_prompt], around)]
         contexts = len(concept.contexts or ())
         shares += [concept.weight * needs[0], *(concept.weight * needs[1] / contexts for _ in range(contexts))]
     return shares
@@ -140,7 +149,3 @@ def settled(concepts: Sequence[Concept], settings: Settings) -> tuple[list[Conce
     if not buffer and settings.sampler_model == "base":
         buffer = min(settings.examples_per_buffer, BUFFERED * len(concepts))
     return chosen, replace(settings, steps=settings.steps * len(concepts), buffer_size=buffer)
-
-
-def _need(residual: float, limit: float) -> float:
-    return LEAST_SHARE + max(0.0, (residual - limit) / (1.0 - limit))

@@ -312,10 +312,11 @@ class TestTraining:
         left = gauge.measure()
         assert gauge.denoiser.passes - before == until_gone.measuring_passes(chosen, made)
         assert [each.percent for each in left] == [100] * count and not gauge.confirmed()
-        left[0] = until_gone.Left(left[0].prompt, dict.fromkeys(left[0].residuals, gone), until_gone.gone_at(chosen[0]))
+        limits = {prompt: until_gone.gone_at(chosen[0], prompt) for prompt in left[0].residuals}
+        left[0] = until_gone.Left(left[0].prompt, dict.fromkeys(limits, gone), limits)
         shares = until_gone.shares_by_left(chosen, left)
         assert len(shares) == sum(1 + len(c.contexts) for c in chosen) and all(share > 0 for share in shares)
-        assert shares[0] <= max(shares) and left[0].is_gone == (left[0].percent == 0 and gone <= left[0].limit)
+        assert shares[0] <= max(shares) and left[0].is_gone == (gone <= min(limits.values()))
 
     @examples_of(60)
     @given(st.floats(0, 20), st.none() | st.floats(0, 20), st.sampled_from(("", "man in a hat")))
