@@ -52,7 +52,7 @@ FIELDS: dict[str, Field] = {
         official="iterations",
     ),
     "learning_rate": Field(
-        2e-4,
+        4e-4,
         "Step size of the optimiser. 1e-5 (paper) to 2e-4; too high turns pictures to noise.",
         1e-8,
         1.0,

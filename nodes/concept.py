@@ -49,10 +49,10 @@ class ESDConcept(io.ComfyNode):
                     tooltip="Among several concepts: this one's share of the training examples. "
                     "Twice the weight is twice as many.",
                 ),
+                Concepts.Input("previous", optional=True, tooltip="Concepts to erase in the same run."),
                 Contexts.Input(
                     "contexts", optional=True, tooltip="ESD Contexts, where those by kind are not the right ones."
                 ),
-                Concepts.Input("previous", optional=True, tooltip="Concepts to erase in the same run."),
             ],
             outputs=[Concepts.Output("concepts", display_name="concepts", tooltip="For Erase, or one more Concept.")],
         )
@@ -64,8 +64,8 @@ class ESDConcept(io.ComfyNode):
         erase_from: str,
         replace_with: str,
         weight: float,
-        contexts: ContextRules | None = None,
         previous: tuple[Concept, ...] = (),
+        contexts: ContextRules | None = None,
     ) -> io.NodeOutput:
         """Append one concept."""
         made = make_concept(concept, erase_from, replace_with, weight)

@@ -63,9 +63,13 @@ class Playground:
 
     def verdict(self, model: Any, prompts: Sequence[str], seed: int = 1000) -> Any:
         """The judge on one picture a prompt (DDIM, guidance 3)."""
+        return self.judge.judge(self.pictures(model, prompts, seed))
+
+    def pictures(self, model: Any, prompts: Sequence[str], seed: int = 1000) -> Any:
+        """One picture a prompt, each from its own noise."""
         choice = self.sampling.SamplerChoice(seed, self.picture_steps, 3.0, "ddim", "ddim_uniform", 64, 64)
         with torch.inference_mode():
-            return self.judge.judge(self.sampling.draw(model, self.loaded.clip, self.loaded.vae, prompts, choice))
+            return self.sampling.draw(model, self.loaded.clip, self.loaded.vae, prompts, choice)
 
     def before(self, prompts: Sequence[str]) -> Any:
         """The verdict on the original model, drawn once for each list of prompts."""

@@ -135,7 +135,7 @@ class TestPreviews:
         def fail(*values):
             raise RuntimeError("no measure today")
 
-        monkeypatch.setattr(module("run.monitor"), "signed_residual", fail)
+        monkeypatch.setattr(module("run.monitor").GoneGauge, "measure", fail)
         outcome = erase(world, preview_every=3)
         assert same(outcome, whole) and "esd.left" not in outcome["weights"].metadata
         assert any("what is left was not measured: RuntimeError" in m["message"] for m in told.messages)

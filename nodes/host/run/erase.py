@@ -39,11 +39,12 @@ log = logging.getLogger("esd")
 
 @dataclass(frozen=True)
 class Erased:
-    """What a run gives: the erased MODEL, its weights, and the loss of every step."""
+    """What a run gives: the erased MODEL, its weights, the loss of every step, and how many network passes it took."""
 
     model: Any
     weights: Erasure
     losses: list[float]
+    passes: int = 0
 
 
 def erase_model(
@@ -74,13 +75,13 @@ def erase_model(
         weights, losses = train_or_reuse(job, monitor) if monitor else _train_headless(job, on_step)
     taken = "" if gauge.peak is None else f", {gb(gauge.peak)} taken where {gb(plan.need.total)} were estimated"
     log.info("ESD: %d steps, %d network passes, last loss %.3g%s", len(losses), progress.done, losses[-1], taken)
-    return Erased(apply(model, weights, 1.0), weights, losses)
+    return Erased(apply(model, weights, 1.0), weights, losses, progress.done)
 
 
 def _train_headless(job: Job, on_step: StepCallback) -> tuple[Erasure, list[float]]:
     origin = origin_of(job.base)
-    losses = job.train(on_step=on_step).losses
-    return job.weights(origin, len(losses)), losses
+    training = job.train(on_step=on_step)
+    return job.weights(origin, training), training.losses
 
 
 def make_plan(model: Any, settings: Settings) -> Plan:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
@@ -16,7 +15,7 @@ from ....esd.erasure import Erasure
 from ....esd.errors import EsdError
 from ....esd.settings import WHEN_GONE
 from ....esd.train import Step, Training
-from ....esd.until_gone import CHECK_EVERY, GoneGauge, Left
+from ....esd.until_gone import GoneGauge, Left
 from ..files.metadata import origin_of
 from ..model.memory import LOWER_MEMORY_HINT
 from ..model.oom import translate_oom
@@ -194,9 +193,7 @@ class MonitoredRun:
 
     def _result(self, training: Training) -> Result:
         losses, complete = training.losses, training.is_complete
-        weights = self.job.weights(self.origin, len(losses))
-        if self.live.left:
-            weights = replace(weights, metadata={**weights.metadata, **self._measured(training)})
+        weights = self.job.weights(self.origin, training, self.live.left)
         if not complete:
             self._keep_snapshot()
         self._best_effort("result", lambda: self.folder.keep_result(weights, losses, complete))
@@ -204,14 +201,6 @@ class MonitoredRun:
         message = "; ".join(filter(None, (ending, self._failure_text()))) or self.live.message
         self.shown.end(self.live, "finished", message)
         return weights, losses
-
-    def _measured(self, training: Training) -> dict[str, str]:
-        """Return what was found to be left, as metadata; the worst residual is that of every check."""
-        worst = {"every": CHECK_EVERY, "worst": [round(rho, 3) for rho in training.worst]}
-        return {
-            "esd.left": json.dumps(self.live.left),
-            **({"esd.residual": json.dumps(worst)} if training.worst else {}),
-        }
 
     def _best_effort(self, what: str, work: Callable[[], None]) -> None:
         """Do what is worth less than the training: where it fails that is told until it succeeds, and ends nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from ....esd.denoiser import Condition
 from ....esd.erasure import Erasure
 from ....esd.settings import Settings
 from ....esd.train import StepCallback, Training, erase
+from ....esd.until_gone import CHECK_EVERY
 from ..families import NETWORK_PREFIX
 from ..files.metadata import Origin, run_metadata
 from ..model.denoiser import HostDenoiser
@@ -62,11 +64,13 @@ class Job:
         """Train the denoiser's student (`esd.train.erase`)."""
         return erase(self.denoiser, self.conditions, self.concepts, self.plan.settings, self.keeps, on_start, on_step)
 
-    def weights(self, origin: Origin, done: int) -> Erasure:
-        """Return what was learnt in the `done` steps, under the host's names; `origin` is what the base was."""
+    def weights(self, origin: Origin, training: Training, left: Mapping[str, int] | None = None) -> Erasure:
+        """Return what was learnt, under the host's names; `origin` is what the base was, `left` what was measured."""
         differences = {NETWORK_PREFIX + name: t for name, t in self.denoiser.difference().items()}
-        about = run_metadata(self.concepts, self.keeps, self.plan.settings, self.plan.host.family, origin, done)
-        return Erasure(differences, about)
+        about = run_metadata(
+            self.concepts, self.keeps, self.plan.settings, self.plan.host.family, origin, len(training.losses)
+        )
+        return Erasure(differences, {**about, **_measured(training, left)})
 
 
 def make_denoiser(plan: Plan, on_forward: Callable[[int], None]) -> HostDenoiser:
@@ -81,3 +85,13 @@ def make_denoiser(plan: Plan, on_forward: Callable[[int], None]) -> HostDenoiser
         on_forward,
         plan.gradient_checkpointing,
     )
+
+
+def _measured(training: Training, left: Mapping[str, int] | None) -> dict[str, str]:
+    """Return what was found to be left, in per cent by prompt, and the worst residual of every check, as metadata."""
+    left = left or {each.prompt: each.percent for each in training.left}
+    worst = {"every": CHECK_EVERY, "worst": [round(rho, 3) for rho in training.worst]}
+    return {
+        **({"esd.left": json.dumps(left)} if left else {}),
+        **({"esd.residual": json.dumps(worst)} if training.worst else {}),
+    }

@@ -1,0 +1,165 @@
+"""Do the shipped defaults erase every kind of task? `python run.py bench defaults` judges each, seed by seed.
+
+Objects, styles, attributes, a replacement, and several concepts in one run, each judged by both judges on prompts that
+the training never saw too.  `--preset official-2026` runs a published procedure instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from _playground_run import SIZE, Playground, write_json
+
+from lab.playground.recipe.judges import SecondJudge
+from lab.playground.recipe.measure import SECOND_JUDGE
+
+PICTURES, UNSEEN, REST = 24, 16, 24
+EIGHT = ("cat", "rocket", "guitar", "teapot", "penguin", "church", "banana", "bus")
+SIXTEEN = (*EIGHT, "owl", "violin", "pizza", "cactus", "key", "crown", "shark", "balloon")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to erase, and the prompts that are judged: (prompt, head of the judge, name that it gives)."""
+
+    name: str
+    concepts: list[dict[str, str]]
+    groups: dict[str, list[Any]] = field(default_factory=dict)
+
+
+def tasks(world: Any) -> Iterator[Task]:
+    """Yield the tasks of the table."""
+    yield from (_objects(world, f"object: {name}", (name,)) for name in ("cat", "church", "penguin"))
+    yield from (_styles(world, f"style: {name}", (name,)) for name in ("ink", "sepia", "fluent"))
+    yield from (_attribute(world, name) for name in ("sunglasses", "a cowboy hat", "a halo"))
+    replaced = _objects(world, "replace: cat by dog", ("cat",))
+    dogs = [world.Judged("cat", "object", "dog")] * PICTURES
+    yield Task(replaced.name, [{"erase": "cat", "replace_with": "dog"}], {**replaced.groups, "replaced": dogs})
+    yield _styles(world, "two styles", ("ink", "sepia"))
+    yield _objects(world, "four objects", EIGHT[:4])
+    yield _objects(world, "eight objects", EIGHT)
+    yield _objects(world, "sixteen objects", SIXTEEN)
+
+
+def _objects(world: Any, title: str, names: tuple[str, ...]) -> Task:
+    seen = world.Judged
+    each = max(2, UNSEEN // len(names))
+    said = ("a picture of a {}", "{} in ink style on a blue background", "{} in sepia style", "{} on a pink background")
+    near = [o for name in names for o in world.NEAR_NEIGHBOURS.get(name, ()) if o not in names]
+    groups = {
+        "bare": [seen(name, "object", name) for name in names for _ in range(max(3, PICTURES // len(names)))],
+        "unseen": [seen(said[i % 4].format(name), "object", name) for name in names for i in range(each)],
+        "near": [seen(o, "object", o) for o in near for _ in range(max(1, PICTURES // max(len(near), 1)))],
+        "rest": [seen(o, "object", o) for o in world.OBJECTS[::3] if o not in (*names, *near)],
+    }
+    return Task(title, [{"erase": name} for name in names], groups)
+
+
+def _styles(world: Any, title: str, names: tuple[str, ...]) -> Task:
+    seen, others = world.Judged, [style for style in world.STYLES if style not in names]
+    carriers = [o for o in world.OBJECTS[30:] if " " not in o]
+    styled = [(o, names[i % len(names)]) for i, o in enumerate(carriers[:UNSEEN])]
+    groups = {
+        "bare": [seen(f"{s} style", "style", s) for s in names for _ in range(PICTURES // len(names))],
+        "unseen": [seen(f"{o} in {s} style", "style", s) for o, s in styled],
+        "near": [
+            seen(f"{o} in {others[i % len(others)]} style", "style", others[i % len(others)])
+            for i, o in enumerate(carriers[:PICTURES])
+        ],
+        "rest": [seen(o, "object", o) for o in world.OBJECTS[::3]],
+    }
+    return Task(title, [{"erase": f"{s} style"} for s in names], groups)
+
+
+def _attribute(world: Any, name: str) -> Task:
+    seen, whole = world.Judged, f"face wearing {name}"
+    said = ("{} in ink style", "{} in sepia style", "{} on a blue background", "{} on a pink background")
+    near = world.NEAR_NEIGHBOURS[whole]
+    groups = {
+        "bare": [seen(whole, "object", whole)] * PICTURES,
+        "unseen": [seen(said[i % 4].format(whole), "object", whole) for i in range(UNSEEN)],
+        "near": [seen(o, "object", o) for o in near for _ in range(PICTURES // len(near))],
+        "rest": [seen(o, "object", o) for o in world.OBJECTS[::3] if o not in (whole, *near)],
+    }
+    return Task(name, [{"erase": name, "erase_from": whole}], groups)
+
+
+class Bench:
+    """The playground with both judges, and what they found in the untouched model."""
+
+    def __init__(self) -> None:
+        self.world = Playground()
+        from esd_pack.commands.playground import world as words
+
+        self.words = words
+        self.judges = {"first": self.world.judge, "second": SecondJudge(words.HEADS).load(SECOND_JUDGE)}
+        self.base: dict[tuple[Any, ...], dict[str, list[bool]]] = {}
+
+    def hits(self, model: Any, judged: list[Any]) -> dict[str, list[bool]]:
+        """For each judge, in which pictures it finds what the prompt names."""
+        found = {}
+        images = self.world.pictures(model, [each.prompt for each in judged])
+        for name, judge in self.judges.items():
+            verdict = judge.judge(images)
+            found[name] = [verdict.names(j.head)[i] == j.name for i, j in enumerate(judged)]
+        return found
+
+    def before(self, judged: list[Any]) -> dict[str, list[bool]]:
+        """The same of the untouched model, drawn once."""
+        if tuple(judged) not in self.base:
+            self.base[tuple(judged)] = self.hits(self.world.loaded.model, judged)
+        return self.base[tuple(judged)]
+
+    def run(self, task: Task, seed: int, preset: str) -> dict[str, Any]:
+        """One row: erase, draw, judge."""
+        from esd_pack.esd.concepts import make_concept
+        from esd_pack.esd.presets import with_preset
+        from esd_pack.esd.settings import Settings
+
+        settings = with_preset(Settings(**SIZE, seed=seed), preset)
+        concepts = [make_concept(**each) for each in task.concepts]
+        erased, seconds = self.world.erase(concepts, [], settings)
+        judged = [each for group in task.groups.values() for each in group]
+        before, after = self.before(judged), self.hits(erased.model, judged)
+        row = {"task": task.name, "seed": seed, "preset": preset, "steps": len(erased.losses), "passes": erased.passes}
+        row |= {"seconds": round(seconds, 1), "left": json.loads(erased.weights.metadata.get("esd.left", "{}"))}
+        start = 0
+        for name, group in task.groups.items():
+            part = slice(start, start + len(group))
+            counts = {j: [sum(before[j][part]), sum(after[j][part])] for j in self.judges}
+            row[name], start = {"n": len(group), **counts}, start + len(group)
+        return row
+
+
+def shown(row: dict[str, Any]) -> str:
+    """One line of the table: found after, by the first judge and the second."""
+    names = ("bare", "unseen", "near", "rest", "replaced")
+    cells = [f"{row[g]['first'][1]}/{row[g]['second'][1]} of {row[g]['n']}" if g in row else "" for g in names]
+    return f"| {row['task']} | {row['seed']} | {row['steps']} | {row['passes']} | " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    """Run the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", metavar="FILE", help="write the rows there, anew after each")
+    parser.add_argument("--only", default="", help="tasks whose name contains this")
+    parser.add_argument("--preset", default="default", help="run this preset instead")
+    parser.add_argument("--seeds", type=int, default=1, help="how many seeds a task (default: %(default)s)")
+    parser.add_argument("--first-seed", type=int, default=0)
+    chosen = parser.parse_args()
+    bench, rows = Bench(), []
+    print("| task | seed | steps | passes | bare | unseen | near | rest | replaced |\n|" + " --- |" * 9, flush=True)
+    for seed in range(chosen.first_seed, chosen.first_seed + chosen.seeds):
+        for task in tasks(bench.words):
+            if chosen.only in task.name:
+                rows.append(bench.run(task, seed, chosen.preset))
+                print(shown(rows[-1]), flush=True)
+                write_json(chosen.json, rows)
+
+
+if __name__ == "__main__":
+    main()
