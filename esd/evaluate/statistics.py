@@ -72,5 +72,5 @@ def cluster_bootstrap(
     for draw in range(draws):
         chosen = torch.randint(len(index), (len(index),), generator=generator)
         shares[draw] = hits[chosen].sum() / counts[chosen].sum()
-    low, high = torch.quantile(shares, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Interval(low, high)
+    ends = torch.quantile(shares, torch.tensor([0.025, 0.975], dtype=torch.float64))
+    return Interval(float(ends[0]), float(ends[1]))
