@@ -12,6 +12,7 @@ from .host.run import cleanup, status
 from .keep import ESDKeep
 from .load_erasure import ESDLoadErasure
 from .load_model import ESDLoadModel
+from .measure import ESDMeasure
 from .safe_latent_diffusion import ESDSafeLatentDiffusion
 from .save_checkpoint import ESDSaveCheckpoint
 from .save_erasure import ESDSaveErasure
@@ -38,6 +39,7 @@ class EsdExtension(ComfyExtension):
             ESDSaveCheckpoint,
             ESDSaveErasure,
             ESDBeforeAfter,
+            ESDMeasure,
             ESDSafeLatentDiffusion,
         ]
 

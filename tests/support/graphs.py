@@ -99,6 +99,7 @@ NODES = (
     "ESDSaveCheckpoint",
     "ESDSaveErasure",
     "ESDBeforeAfter",
+    "ESDMeasure",
     "ESDSafeLatentDiffusion",
 )
 """Every node of the pack."""
