@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,8 @@ class Judge(Protocol):
     def card(self) -> str:
         """One line for the report: what it is, and what its figures mean."""
 
-    def check(self, labels: Sequence[str]) -> None:
-        """Raise EsdError for labels that it can say nothing of, before anything is drawn."""
+    def check(self, labels: Sequence[str], sizes: Collection[Size] = ()) -> None:
+        """Raise EsdError for labels or sizes of pictures that it can say nothing of, before anything is drawn."""
 
     def judge(self, pictures: Tensor, labels: Sequence[str]) -> Verdicts:
         """Judge pictures "b h w 3" in 0 ... 1."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, group_norm, linear, silu
 
 from ..errors import EsdError
-from .judge import Verdicts
+from .judge import Size, Verdicts
 
 SIDE, GROUPS, BLOCKS = 64, 8, 4
 KINDS = {"obj": ("objects", ""), "sty": ("styles", " style"), "bg": ("backgrounds", " background")}
@@ -45,8 +45,14 @@ class PlaygroundJudge:
             for words in (name, name + ending)
         }
 
-    def check(self, labels: Sequence[str]) -> None:
+    def check(self, labels: Sequence[str], sizes: Collection[Size] = ()) -> None:
         """Raise EsdError for what the playground does not draw."""
+        for width, height in sizes:
+            if (width, height) != (SIDE, SIDE):
+                size = f"{width} x {height}"
+                raise EsdError(
+                    f"The playground's judge looks at pictures of {SIDE} x {SIDE}, not {size}: draw them so."
+                )
         for label in labels:
             if label not in self.places:
                 raise EsdError(
@@ -57,7 +63,7 @@ class PlaygroundJudge:
     @torch.no_grad()
     def judge(self, pictures: Tensor, labels: Sequence[str]) -> Verdicts:
         """Judge pictures "b 64 64 3" in 0 ... 1; raise EsdError for another size."""
-        self.check(labels)
+        self.check(labels, [(pictures.shape[2], pictures.shape[1])])
         logits = self.logits(pictures)
         heads, places = zip(*(self.places[label] for label in labels), strict=True)
         scores = torch.stack([logits[h].softmax(1)[:, p] for h, p in zip(heads, places, strict=True)], dim=1)
@@ -67,9 +73,6 @@ class PlaygroundJudge:
 
     def logits(self, pictures: Tensor) -> dict[str, Tensor]:
         """Return each head's logits "b n" for pictures "b 64 64 3"."""
-        if tuple(pictures.shape[1:]) != (SIDE, SIDE, 3):
-            size = f"{pictures.shape[2]} x {pictures.shape[1]}"
-            raise EsdError(f"The playground's judge looks at pictures of {SIDE} x {SIDE}, not {size}: draw them so.")
         x = rearrange(pictures.float().cpu(), "b h w c -> b c h w") * 2 - 1
         for block in range(BLOCKS):
             for layer, stride in ((0, 2), (3, 1)):

@@ -100,6 +100,10 @@ NODES = (
     "ESDSaveErasure",
     "ESDBeforeAfter",
     "ESDMeasure",
+    "ESDPromptSet",
+    "ESDJudgeBaseModel",
+    "ESDJudgePlayground",
+    "ESDEvaluate",
     "ESDSafeLatentDiffusion",
 )
 """Every node of the pack."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ....esd.concepts import Concept, Keep, make_concept, prompts_of
+from ....esd.errors import EsdError
 from ....esd.evaluate.in_model import Measured, measure
 from ....esd.evaluate.residual import LEVELS, hold_out
 from ....esd.settings import Settings
@@ -33,6 +34,14 @@ class MeasureChoice:
     height: int
 
 
+def is_guided(model: Any, base: Any) -> bool:
+    """Whether a MODEL has functions in its sampling that its base has not."""
+    return any(
+        len(model.model_options.get(kind, ())) > len(base.model_options.get(kind, ()))
+        for kind in ("sampler_pre_cfg_function", "sampler_post_cfg_function")
+    ) or ("sampler_cfg_function" in model.model_options and "sampler_cfg_function" not in base.model_options)
+
+
 @dataclass(frozen=True)
 class InModel:
     """The figures of every concept and of every keep prompt."""
@@ -47,6 +56,11 @@ def measure_models(
     """Measure a MODEL against its base on trajectories of the base; raise EsdError where the two do not compare."""
     hosts = [as_host_model(each) for each in (base, model)]
     require_pair(*hosts)
+    if is_guided(model, base):
+        raise EsdError(
+            "This MODEL is guided while it samples, which its predictions alone do not show: connect the MODEL from "
+            "before that node, or judge pictures with Evaluate."
+        )
     latent = hosts[0].latent_shape(choice.width, choice.height)
     kept = list(dict.fromkeys(prompt for keep in keeps for prompt in keep.prompts))
     shown = list(dict.fromkeys(concept.student_prompt for concept in concepts))
