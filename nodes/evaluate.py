@@ -82,7 +82,7 @@ class ESDEvaluate(io.ComfyNode):
         before, after = drawn.scores[host.BASE], drawn.scores[host.ERASED_MODEL]
         inside = _inside(model, base_model, clip, prompts, chosen) if in_model else InModel((), ())
         report = Report(
-            f"ESD Evaluate: {prompts.name}",
+            f"Found by the judge: {prompts.name}",
             tuple((name, str(value)) for name, value in vars(chosen).items()),
             judge.card,
             changes(before, after),
@@ -123,7 +123,7 @@ def _pair(before: host.KeptPicture, after: host.KeptPicture) -> PicturePair:
 
 def _picture(report: Report, pairs: list[Pair]) -> Any:
     """Bars, residuals by noise level, and pairs of pictures of one size, under each other."""
-    parts = [ui.interval_bars(f"{report.title}: found by the judge", [b for c in report.changes for b in _bars(c)])]
+    parts = [ui.interval_bars(report.title, [b for c in report.changes for b in _bars(c)])]
     if report.concepts:
         rows = {each.prompt: list(zip(each.sigmas, each.residuals, strict=True)) for each in report.concepts}
         parts.append(ui.heat_strip("Residual by noise level: 1 untouched, 0 gone", rows))

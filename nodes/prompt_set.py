@@ -113,7 +113,7 @@ class ESDPromptSet(io.ComfyNode):
         rows = [row for role, text in typed.items() for row in rows_of_lines(text, role)]
         if found := host.prompt_rows(file, file_role):
             rows += with_guidance(selected(found, label_contains, first_rows), guidance == PER_ROW)
-        made = prompt_set(file if found else "typed", rows)
+        made = prompt_set(file if found else "typed prompts", rows)
         counts = {role: sum(row.role == role for row in made.rows) for role in ROLES}
         text = ", ".join(f"{count} {role}" for role, count in counts.items() if count)
         return io.NodeOutput(made, ui={"text": [text]})

@@ -88,4 +88,5 @@ def _at(
 
 def _norms(batch: Tensor) -> Tensor:
     """Return the norm of each sample of "b c h w"."""
-    return rearrange(batch, "b c h w -> b (c h w)").norm(dim=1)
+    norms: Tensor = rearrange(batch, "b c h w -> b (c h w)").norm(dim=1)
+    return norms

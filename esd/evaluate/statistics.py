@@ -48,7 +48,7 @@ def mcnemar(only_before: int, only_after: int) -> float:
     """
     n, fewer = only_before + only_after, min(only_before, only_after)
     tail = sum(math.comb(n, k) for k in range(fewer + 1))
-    return min(1.0, 2 * tail / 2**n)
+    return min(1.0, float(2 * tail / 2**n))
 
 
 def cluster_bootstrap(

@@ -68,7 +68,7 @@ def heat_strip(title: str, rows: Mapping[str, Sequence[tuple[float, float]]]) ->
             left = side + place * CELL
             pen.rectangle((left, top, left + CELL - 2, top + LINE - 2), _heat(residual))
             pen.text((left + 4, top + 2), f"{residual:.2f}", INK, font)
-            pen.text((left + 4, top + LINE), f"\u03c3 {sigma:.3g}", PALE, font)
+            pen.text((left + 4, top + LINE), f"sigma {sigma:.3g}", PALE, font)
     return _tensor(sheet)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import folder_paths
@@ -60,10 +61,5 @@ def save_report(prefix: str, report: Report, pairs: Sequence[PicturePair]) -> li
     texts = {".html": to_html(report, pairs), ".json": to_json(report), ".csv": to_csv(report.scores)}
     paths = [page.with_suffix(ending) for ending in texts]
     for path, text in zip(paths, texts.values(), strict=True):
-        data = text.encode("utf-8", "replace")
-        write_atomically(path, lambda to, data=data: _write(to, data))
+        write_atomically(path, partial(Path.write_bytes, data=text.encode("utf-8", "replace")))
     return paths
-
-
-def _write(to: Path, data: bytes) -> None:
-    to.write_bytes(data)

@@ -59,8 +59,8 @@ class _Run:
             self.momentum = torch.zeros_like(x)
         (safety,) = comfy.samplers.calc_cond_batch(model, [self.condition], x, sigma, args["model_options"])
         level = sigma.reshape(-1, *[1] * (x.ndim - 1)).to(x)
-        noises = ((x - each) / level for each in (args["cond_denoised"], safety, args["uncond_denoised"]))
-        made = safety_guidance(*noises, self.strength, self.momentum)
+        prompt, safety, null = ((x - x0) / level for x0 in (args["cond_denoised"], safety, args["uncond_denoised"]))
+        made = safety_guidance(prompt, safety, null, self.strength, self.momentum)
         self.momentum = made.momentum
         if not warm(*_step(args), self.strength):
             return args["denoised"]  # type: ignore[no-any-return]
