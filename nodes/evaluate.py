@@ -78,9 +78,10 @@ class ESDEvaluate(io.ComfyNode):
         """Draw, judge, compare and report."""
         chosen = sampling.SamplerChoice(seed, **choice)
         shots = host.shots_of(prompts, samples, chosen)
+        # first what takes seconds, so that its refusals do not come after hours of drawing
+        inside = _inside(model, base_model, clip, prompts, chosen) if in_model else InModel((), ())
         drawn = host.evaluate(base_model, model, clip, vae, shots, prompts.labels, judge)
         before, after = drawn.scores[host.BASE], drawn.scores[host.ERASED_MODEL]
-        inside = _inside(model, base_model, clip, prompts, chosen) if in_model else InModel((), ())
         report = Report(
             f"Found by the judge: {prompts.name}",
             tuple((name, str(value)) for name, value in vars(chosen).items()),

@@ -76,9 +76,9 @@ def _at(
     """Return residual, drift and null drift at one noise level."""
     both = stack([conditions[NULL_PROMPT], conditions[points.prompt]])
     x, sigma = points.x[level].expand(2, *points.x[level].shape), points.sigma[level].expand(2)
-    base = denoiser.predict(x, sigma, both).double()
+    base = denoiser.predict(x, sigma, both).cpu().double()  # not every device has float64
     with denoiser.student():
-        student = denoiser.predict(x, sigma, both).double()
+        student = denoiser.predict(x, sigma, both).cpu().double()
     change = base[1] - base[0]
     size = change.norm().clamp(min=TINY)
     residual = ((student[1] - student[0]) * change).sum() / size.square()

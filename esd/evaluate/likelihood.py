@@ -45,7 +45,7 @@ def noise_errors(
         for place, condition in enumerate(conditions):
             raw = denoiser.predict(x, sigma, stack([condition] * len(latents)))
             apart = (denoiser.denoised(raw, x, sigma) - latents) / rearrange(sigma, "b -> b 1 1 1")
-            errors[:, place] += reduce(apart.double().square(), "b c h w -> b", "mean").cpu()
+            errors[:, place] += reduce(apart.cpu().double().square(), "b c h w -> b", "mean")
     return errors / len(LEVELS)
 
 
