@@ -29,47 +29,7 @@ class ESDMeasure(io.ComfyNode):
             description="Measures in seconds what a MODEL still predicts of a concept, and how far it drifted "
             "elsewhere, without drawing a picture.",
             is_output_node=True,
-            inputs=[
-                io.Model.Input("model", tooltip="The erased MODEL, or any other of the base's family."),
-                io.Model.Input("base_model", tooltip="The MODEL that it was made from."),
-                io.Clip.Input("clip", tooltip="The text encoder for both."),
-                Concepts.Input("concepts", tooltip="What was erased: one Concept node or a chain of them."),
-                Keeps.Input("keep", optional=True, tooltip="Prompts that should be as before (Keep nodes)."),
-                io.Int.Input(
-                    "trajectories",
-                    default=2,
-                    min=1,
-                    max=64,
-                    tooltip="Of each prompt, each from noise of its own; figures are means over them.",
-                ),
-                seed_input("The first trajectory's seed; each further one takes the next."),
-                advanced(
-                    io.Int.Input,
-                    "steps",
-                    default=50,
-                    min=2,
-                    max=1000,
-                    tooltip="The grid of noise levels, of which six are measured.",
-                ),
-                advanced(
-                    io.Int.Input,
-                    "width",
-                    default=0,
-                    min=0,
-                    max=16384,
-                    step=8,
-                    tooltip="Width in pixels; 0 is the family's own.",
-                ),
-                advanced(
-                    io.Int.Input,
-                    "height",
-                    default=0,
-                    min=0,
-                    max=16384,
-                    step=8,
-                    tooltip="Height in pixels; 0 is the family's own.",
-                ),
-            ],
+            inputs=[*_what(), *_how()],
             outputs=[
                 EvaluationReport.Output("report", display_name="report", tooltip="All figures, by noise level."),
                 io.Float.Output(
@@ -112,3 +72,54 @@ class ESDMeasure(io.ComfyNode):
         picture = heat_strip("Residual by noise level: 1 untouched, 0 gone", rows)
         text = to_text(report)
         return io.NodeOutput(report, residual, drift, picture, text, ui={"text": [text]})
+
+
+def _what() -> list[io.Input]:
+    """Return what is measured against what."""
+    return [
+        io.Model.Input("model", tooltip="The erased MODEL, or any other of the base's family."),
+        io.Model.Input("base_model", tooltip="The MODEL that it was made from."),
+        io.Clip.Input("clip", tooltip="The text encoder for both."),
+        Concepts.Input("concepts", tooltip="What was erased: one Concept node or a chain of them."),
+        Keeps.Input("keep", optional=True, tooltip="Prompts that should be as before (Keep nodes)."),
+    ]
+
+
+def _how() -> list[io.Input]:
+    """Return on how many trajectories, and which."""
+    return [
+        io.Int.Input(
+            "trajectories",
+            default=2,
+            min=1,
+            max=64,
+            tooltip="Of each prompt, each from noise of its own; figures are means over them.",
+        ),
+        seed_input("The first trajectory's seed; each further one takes the next."),
+        advanced(
+            io.Int.Input,
+            "steps",
+            default=50,
+            min=2,
+            max=1000,
+            tooltip="The grid of noise levels, of which six are measured.",
+        ),
+        advanced(
+            io.Int.Input,
+            "width",
+            default=0,
+            min=0,
+            max=16384,
+            step=8,
+            tooltip="Width in pixels; 0 is the family's own.",
+        ),
+        advanced(
+            io.Int.Input,
+            "height",
+            default=0,
+            min=0,
+            max=16384,
+            step=8,
+            tooltip="Height in pixels; 0 is the family's own.",
+        ),
+    ]

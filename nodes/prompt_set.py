@@ -53,40 +53,7 @@ class ESDPromptSet(io.ComfyNode):
                     default="",
                     tooltip="One a line: further answers for the judge, which are not drawn.",
                 ),
-                io.Combo.Input(
-                    "file",
-                    options=host.prompt_files(),
-                    default=host.NO_FILE,
-                    tooltip="A CSV file in ComfyUI's input folder, as the paper's or I2P's, beside the lines above.",
-                ),
-                advanced(
-                    io.Combo.Input,
-                    "file_role",
-                    options=list(ROLES),
-                    default=ERASED,
-                    tooltip="What the file's rows are for, where it has no column role.",
-                ),
-                advanced(
-                    io.String.Input,
-                    "label_contains",
-                    default="",
-                    tooltip="Takes only the file's rows whose label has these words in it.",
-                ),
-                advanced(
-                    io.Int.Input,
-                    "first_rows",
-                    default=0,
-                    min=0,
-                    max=100000,
-                    tooltip="Takes only so many of the file's rows; 0 takes all.",
-                ),
-                advanced(
-                    io.Combo.Input,
-                    "guidance",
-                    options=[FIXED, PER_ROW],
-                    default=FIXED,
-                    tooltip="fixed: Evaluate's cfg for all, as the ESD paper. per row: the file's own, as I2P.",
-                ),
+                *_file(),
             ],
             outputs=[Prompts.Output("prompts", display_name="prompts", tooltip="For Evaluate.")],
         )
@@ -117,3 +84,43 @@ class ESDPromptSet(io.ComfyNode):
         counts = {role: sum(row.role == role for row in made.rows) for role in ROLES}
         text = ", ".join(f"{count} {role}" for role, count in counts.items() if count)
         return io.NodeOutput(made, ui={"text": [text]})
+
+
+def _file() -> list[io.Input]:
+    """Return a file, and which of its rows."""
+    return [
+        io.Combo.Input(
+            "file",
+            options=host.prompt_files(),
+            default=host.NO_FILE,
+            tooltip="A CSV file in ComfyUI's input folder, as the paper's or I2P's, beside the lines above.",
+        ),
+        advanced(
+            io.Combo.Input,
+            "file_role",
+            options=list(ROLES),
+            default=ERASED,
+            tooltip="What the file's rows are for, where it has no column role.",
+        ),
+        advanced(
+            io.String.Input,
+            "label_contains",
+            default="",
+            tooltip="Takes only the file's rows whose label has these words in it.",
+        ),
+        advanced(
+            io.Int.Input,
+            "first_rows",
+            default=0,
+            min=0,
+            max=100000,
+            tooltip="Takes only so many of the file's rows; 0 takes all.",
+        ),
+        advanced(
+            io.Combo.Input,
+            "guidance",
+            options=[FIXED, PER_ROW],
+            default=FIXED,
+            tooltip="fixed: Evaluate's cfg for all, as the ESD paper. per row: the file's own, as I2P.",
+        ),
+    ]

@@ -55,9 +55,9 @@ EVALUATING: dict[str, Graph] = {
     "ESDEvaluate": (
         [
             STOCK,
-            ("ESDLoadErasure", (0, 170), {"file": FILE, "size": (300, 150)}),
-            ("ESDPromptSet", (0, 410), PROMPTS),
-            ("ESDJudgePlayground", (0, 950), {}),
+            ("ESDLoadErasure", (0, 140), {"file": FILE, "size": (300, 150)}),
+            ("ESDPromptSet", (0, 350), {**PROMPTS, "size": (340, 420)}),
+            ("ESDJudgePlayground", (420, 700), {}),
             ("ESDEvaluate", (420, 0), {**SAMPLED, "size": (400, 640)}),
             ("PreviewImage", (890, 0), {"size": (640, 900)}),
         ],
