@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from comfy_api.latest import io
@@ -84,7 +85,7 @@ class ESDEvaluate(io.ComfyNode):
         before, after = drawn.scores[host.BASE], drawn.scores[host.ERASED_MODEL]
         report = Report(
             f"Found by the judge: {prompts.name}",
-            tuple((name, str(value)) for name, value in vars(chosen).items()),
+            (("pictures", str(len(shots))), *((name, str(value)) for name, value in asdict(chosen).items())),
             judge.card,
             changes(before, after),
             (*before, *after),

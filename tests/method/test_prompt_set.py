@@ -142,6 +142,12 @@ class TestLines:
         with pytest.raises(EsdError, match="lacks its prompt or its label"):
             rows_of_lines(line, "erased")
 
+    @examples_of(60)
+    @given(TEXTS)
+    def test_any_text_is_rows_or_one_sentence(self, text):
+        made = outcome(lambda: rows_of_lines(text, "kept"))
+        assert made is None or all(row.prompt and row.label and row.role == "kept" for row in made)
+
     def test_half_a_character(self):
         with pytest.raises(EsdError, match="The kept prompt 1 holds half of a character"):
             rows_of_lines("\ud800", "kept")

@@ -115,6 +115,36 @@ class TestReport:
         assert world.model.patches == {} and world.model.model_options == {"transformer_options": {}}
 
 
+class TestCancel:
+    """Stopped in the middle."""
+
+    @pytest.mark.parametrize(("judge", "last"), [("ESDJudgePlayground", 1), ("ESDJudgeBaseModel", 2)])
+    def test_it_stops_and_the_next_run_is_as_ever(self, world, monkeypatch, comfy_base, judge, last):
+        """Among the last looks at the host's flag: at a step of a picture, and while the base judges one."""
+        import comfy.model_management
+
+        looks: list[int] = []
+
+        def run(stop_at=0, **inputs):
+            looks.clear()
+
+            def look():
+                looks.append(1)
+                if len(looks) == stop_at:
+                    raise comfy.model_management.InterruptProcessingException
+
+            with monkeypatch.context() as patched:
+                patched.setattr(comfy.model_management, "throw_exception_if_processing_interrupted", look)
+                return evaluated(world, "cat", "dog", judge=judge, steps=2, **inputs)
+
+        wanted, before = run()["report"], set(comfy_base.rglob("output/**/*"))
+        count = len(looks)
+        for stop_at in (count // 2, count - last):
+            assert run(stop_at, file_name="esd/evaluation").ending == "execution_interrupted"
+            assert len(looks) == stop_at and set(comfy_base.rglob("output/**/*")) == before
+        assert run()["report"] == wanted
+
+
 class TestNoise:
     """Each picture's noise is its own."""
 

@@ -237,6 +237,16 @@ class TestSampling:
 class TestRefusals:
     """One sentence."""
 
+    def test_a_guider_without_an_empty_prompt(self, world):
+        import comfy.samplers
+        from comfy_extras.nodes_custom_sampler import Guider_Basic
+
+        guider = Guider_Basic(guided(world, "max"))
+        guider.set_conds(world.clip.encode_from_tokens_scheduled(PROMPT))
+        sampler, sigmas = comfy.samplers.sampler_object("euler"), levels(world.model).float()
+        with pytest.raises(ValueError, match="This guider has no negative prompt, which Safe Latent Diffusion needs"):
+            guider.sample(noise_of().float(), torch.zeros(2, 4, SIDE, SIDE), sampler, sigmas, disable_pbar=True, seed=0)
+
     def test_an_empty_concept(self, world):
         g = world.graph()
         node = g.add("ESDSafeLatentDiffusion", model=g.give(world.model), clip=g.give(world.clip), concept=" ")

@@ -53,6 +53,11 @@ class _Run:
     def guide(self, args: Mapping[str, Any]) -> Tensor:
         """Return the guided estimate of x0 from what the host tells after its own guidance, "b c h w"."""
         x, sigma, model = args["input"], args["sigma"], args["model"]
+        if args["uncond"] is None:  # the host then hands out zeros for it
+            raise EsdError(
+                "This guider has no negative prompt, which Safe Latent Diffusion needs: use KSampler or CFGGuider with "
+                "an empty negative prompt."
+            )
         if self.condition is None or self.momentum is None or self.momentum.shape != x.shape:
             converted = comfy.sampler_helpers.convert_cond(self.encoded)
             self.condition = comfy.samplers.process_conds(model, x, {"positive": converted}, x.device)["positive"]
