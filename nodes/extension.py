@@ -9,10 +9,15 @@ from .contexts import ESDContexts
 from .erase import ESDErase
 from .erase_settings import ESDEraseSettings
 from .erasure_info import ESDErasureInfo
+from .evaluate import ESDEvaluate
 from .host.run import cleanup, status
+from .judges import ESDJudgeBaseModel, ESDJudgePlayground
 from .keep import ESDKeep
 from .load_erasure import ESDLoadErasure
 from .load_model import ESDLoadModel
+from .measure import ESDMeasure
+from .prompt_set import ESDPromptSet
+from .safe_latent_diffusion import ESDSafeLatentDiffusion
 from .save_checkpoint import ESDSaveCheckpoint
 from .save_erasure import ESDSaveErasure
 
@@ -39,6 +44,12 @@ class EsdExtension(ComfyExtension):
             ESDSaveCheckpoint,
             ESDSaveErasure,
             ESDBeforeAfter,
+            ESDMeasure,
+            ESDPromptSet,
+            ESDJudgeBaseModel,
+            ESDJudgePlayground,
+            ESDEvaluate,
+            ESDSafeLatentDiffusion,
         ]
 
 

@@ -19,6 +19,15 @@ Settings = io.Custom("ESD_SETTINGS")
 Weights = io.Custom("ESD_WEIGHTS")
 """An esd.weights.ErasedWeights."""
 
+Prompts = io.Custom("ESD_PROMPTS")
+"""An esd.evaluate.prompt_set.PromptSet."""
+
+JudgeSocket = io.Custom("ESD_JUDGE")
+"""An esd.evaluate.judge.Judge."""
+
+EvaluationReport = io.Custom("ESD_REPORT")
+"""An esd.evaluate.report.Report."""
+
 LossMap = io.Custom("LOSS_MAP")
 """The host's type: a dict whose "loss" is the loss of every step."""
 

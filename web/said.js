@@ -4,7 +4,10 @@
 import { allNodes, locatorOf, pathsOf, rootGraph } from "./graph.js";
 
 /** The nodes whose results come with a text. */
-const SAYING = new Set(["ESDLoadModel", "ESDLoadErasure", "ESDSaveCheckpoint", "ESDSaveErasure", "ESDErasureInfo"]);
+const SAYING = new Set([
+  ...["ESDLoadModel", "ESDLoadErasure", "ESDSaveCheckpoint", "ESDSaveErasure", "ESDErasureInfo"],
+  ...["ESDMeasure", "ESDPromptSet", "ESDEvaluate"],
+]);
 const LINE = 15;
 const EDGE = 8;
 const MOST_LINES = 8;

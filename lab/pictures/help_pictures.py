@@ -22,6 +22,7 @@ from playwright.sync_api import Page  # noqa: E402
 from lab.launch import base  # noqa: E402
 from lab.launch.server import Server  # noqa: E402
 from lab.paths import OWN_HOST  # noqa: E402
+from lab.pictures.evaluation_graphs import EVALUATING  # noqa: E402
 from support import browser  # noqa: E402
 from support.page_graphs import CAT, ERASE, FILE, LINKS, LOAD, MAKE, PLAIN, SAMPLING, STOCK, TRAIN, Graph  # noqa: E402
 
@@ -105,8 +106,9 @@ GRAPHS: dict[str, Graph] = {
             (2, "comparison", 3, "images"),
         ],
     ),
+    **EVALUATING,
 }
-SHOWN_AFTER_RUNNING = {"ESDErasureInfo": 120, "ESDBeforeAfter": 180}
+SHOWN_AFTER_RUNNING = {"ESDErasureInfo": 120, "ESDBeforeAfter": 180, "ESDMeasure": 120, "ESDEvaluate": 300}
 """Pages whose graph is run first, and how many seconds that may take."""
 
 PLACE = """([margin, title]) => {

@@ -12,12 +12,16 @@ from esd_pack.esd.settings import FIELDS
 from support.short_runs import module
 
 SAYING = {"ESDLoadModel", "ESDLoadErasure", "ESDSaveCheckpoint", "ESDSaveErasure", "ESDErasureInfo"}
+SAYING |= {"ESDMeasure", "ESDPromptSet", "ESDEvaluate"}
 RARE = {
     "ESDErase": {"snapshot_every", "start", "stop"},
     "ESDSaveErasure": {"rank", "energy"},
     "ESDSaveCheckpoint": {"precision"},
     "ESDLoadErasure": {"interpret"},
     "ESDBeforeAfter": {"difference_gain"},
+    "ESDMeasure": {"steps", "width", "height"},
+    "ESDPromptSet": {"file_role", "label_contains", "first_rows", "guidance"},
+    "ESDEvaluate": {"in_model"},
 }
 
 

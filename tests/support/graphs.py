@@ -99,6 +99,12 @@ NODES = (
     "ESDSaveCheckpoint",
     "ESDSaveErasure",
     "ESDBeforeAfter",
+    "ESDMeasure",
+    "ESDPromptSet",
+    "ESDJudgeBaseModel",
+    "ESDJudgePlayground",
+    "ESDEvaluate",
+    "ESDSafeLatentDiffusion",
 )
 """Every node of the pack."""
 

@@ -32,13 +32,13 @@ CONFIG = {
 }
 
 
-def tiny_model() -> Any:
-    """Make the MODEL on the CPU in float32; equal weights every time."""
+def tiny_model(dtype: torch.dtype = torch.float32) -> Any:
+    """Make the MODEL on the CPU; equal weights every time."""
     import comfy.model_patcher
     import comfy.supported_models
 
     config = comfy.supported_models.SD15(dict(CONFIG))
-    config.set_inference_dtype(torch.float32, None)
+    config.set_inference_dtype(dtype, None)
     cpu = torch.device("cpu")
     base = config.get_model({}, "", device=cpu)
     base.diffusion_model.load_state_dict(randomised(base.diffusion_model))

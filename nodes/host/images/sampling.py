@@ -61,7 +61,7 @@ def draw_rows(
 ) -> dict[str, Tensor]:
     """Draw the same pictures from each model, "b h w c" in 0 ... 1 by label; a model that occurs twice draws once."""
     require_parts(clip, vae)
-    conditions = {prompt: _encode(clip, prompt) for prompt in dict.fromkeys(("", *(s.prompt for s in samples)))}
+    conditions = encode_prompts(clip, ["", *(s.prompt for s in samples)])
     distinct = {id(model): model for model in models.values()}
     progress = Progress(len(distinct) * len(samples) * choice.steps)
     drawn = {key: _draw_one(model, vae, conditions, samples, choice, progress) for key, model in distinct.items()}
@@ -76,13 +76,25 @@ def _draw_one(
     choice: SamplerChoice,
     progress: Progress,
 ) -> Tensor:
+    batches = _batches(samples, conditions)
+    return torch.cat([draw_batch(model, vae, conditions, batch, choice, progress) for batch in batches])
+
+
+def draw_batch(
+    model: Any,
+    vae: Any,
+    conditions: Mapping[str, Any],
+    samples: Sequence[Sample],
+    choice: SamplerChoice,
+    progress: Progress,
+    negative: str = "",
+) -> Tensor:
+    """Draw pictures in one batch, "b h w c" in 0 ... 1; their encoded prompts have equally many tokens."""
     ratio = spatial_ratio(model)
     shape = (model.model.latent_format.latent_channels, choice.height // ratio, choice.width // ratio)
-    pictures = []
-    for batch in _batches(samples, conditions):
-        latents = _sample(model, conditions, batch, choice, shape, partial(_report, progress, len(batch)))
-        pictures.append(vae.decode(latents))
-    return torch.cat(pictures)
+    report = partial(_report, progress, len(samples))
+    pictures: Tensor = vae.decode(_sample(model, conditions, samples, choice, shape, report, negative))
+    return pictures
 
 
 def _batches(samples: Sequence[Sample], conditions: Mapping[str, Any]) -> Iterator[Sequence[Sample]]:
@@ -96,9 +108,9 @@ def _report(progress: Progress, pictures: int, *step: object) -> None:
     progress.advance(pictures)
 
 
-def _encode(clip: Any, prompt: str) -> list[Any]:
-    encoded: list[Any] = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
-    return encoded
+def encode_prompts(clip: Any, prompts: Sequence[str]) -> dict[str, Any]:
+    """Return the host's conditioning of each prompt, each encoded once."""
+    return {prompt: clip.encode_from_tokens_scheduled(clip.tokenize(prompt)) for prompt in dict.fromkeys(prompts)}
 
 
 def _sample(
@@ -108,6 +120,7 @@ def _sample(
     choice: SamplerChoice,
     shape: tuple[int, int, int],
     callback: Callable[..., None],
+    negative: str,
 ) -> Tensor:
     empty = torch.zeros((len(samples), *shape))
     noise = torch.cat([comfy.sample.prepare_noise(empty[:1], sample.seed) for sample in samples])
@@ -120,7 +133,7 @@ def _sample(
         choice.sampler_name,
         choice.scheduler,
         positive,
-        conditions[""],
+        conditions[negative],
         empty,
         callback=callback,
         disable_pbar=True,

@@ -1,0 +1,196 @@
+"""What an evaluation found, as data: JSON for programs, a CSV of every picture, and a page for people."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from typing import Any
+
+from .in_model import Measured
+from .metrics import Change, Rate, Score
+
+SCHEMA = "esd-evaluation-1"
+"""The layout of the JSON; a change that readers would notice gets the next number."""
+
+COLUMNS = ("model", "case", "role", "prompt", "seed", "label", "answer", "score", "found")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""Beginnings of cells that table programs would run as formulas."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Both halves may be empty: found rates by role with every picture's score, and measures inside the model.
+
+    `about` says how it was made, as pairs of name and value; `judge` is the judge's card.
+    """
+
+    title: str
+    about: tuple[tuple[str, str], ...] = ()
+    judge: str = ""
+    changes: tuple[Change, ...] = ()
+    scores: tuple[Score, ...] = ()
+    concepts: tuple[Measured, ...] = ()
+    keeps: tuple[Measured, ...] = ()
+
+
+@dataclass(frozen=True)
+class PicturePair:
+    """JPEG files of one prompt and seed, before and after the erasure."""
+
+    role: str
+    prompt: str
+    seed: int
+    before: bytes
+    after: bytes
+
+
+def to_json(report: Report) -> str:
+    """Return the report as JSON; figures that are no numbers are null."""
+    return json.dumps(_plain({"schema": SCHEMA, **asdict(report)}), ensure_ascii=True, indent=1, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def to_csv(scores: Iterable[Score]) -> str:
+    """One line a picture; a text that a table program would take for a formula gets an apostrophe before it."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for score in scores:
+        writer.writerow([_cell(getattr(score, column)) for column in COLUMNS])
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, bool):
+        return int(value)
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+
+def to_text(report: Report) -> str:
+    """Return the figures in lines, as a node shows them."""
+    lines = [_change_line(change) for change in report.changes]
+    lines += [
+        f'"{m.prompt}": residual {m.residual:.2f} ({_levels(m)}), null drift {m.null_drift:.2f}'
+        for m in report.concepts
+    ]
+    lines += [f'keep "{m.prompt}": drift {m.drift:.2f}' for m in report.keeps]
+    return "\n".join(lines)
+
+
+def _change_line(change: Change) -> str:
+    return (
+        f"{change.role}: found before {rate_words(change.before)}, after {rate_words(change.after)}; "
+        f"p = {change.p_value:.2g} (exact McNemar)"
+    )
+
+
+def rate_words(rate: Rate) -> str:
+    """Return "12 of 50 (24 %, 14 to 37 %)"."""
+    ends = f"{100 * rate.interval.low:.0f} to {100 * rate.interval.high:.0f} %"
+    return f"{rate.found} of {rate.n} ({100 * rate.share:.0f} %, {ends})"
+
+
+def _levels(measured: Measured) -> str:
+    return f"high noise {measured.high:.2f}, low noise {measured.low:.2f}"
+
+
+def to_html(report: Report, pairs: Sequence[PicturePair] = ()) -> str:
+    """Return a page that needs no other file; every text in it is escaped, and it runs no script."""
+    parts = [
+        f"<h1>{_text(report.title)}</h1>",
+        _table(("setting", "value"), [*report.about, *([("judge", report.judge)] if report.judge else [])]),
+        _found(report.changes),
+        _inside(report),
+        _gallery(pairs),
+        _scores(report.scores),
+    ]
+    return _PAGE.format(title=_text(report.title), body="\n".join(filter(None, parts)))
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>
+body {{ font: 15px/1.5 sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #202020 }}
+table {{ border-collapse: collapse; margin: 1rem 0 }} td, th {{ text-align: left; padding: .2rem .8rem .2rem 0 }}
+th {{ border-bottom: 1px solid #bbb }} figure {{ display: inline-block; margin: .5rem 1rem .5rem 0 }}
+figure img {{ width: 12rem }} figcaption {{ color: #666 }}
+</style></head><body>
+{body}
+</body></html>
+"""
+
+
+def _text(value: object) -> str:
+    return escape(str(value).encode("utf-8", "replace").decode("utf-8"))
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    head = "".join(f"<th>{_text(cell)}</th>" for cell in header)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if body else ""
+
+
+def _found(changes: Sequence[Change]) -> str:
+    rows = [
+        (
+            c.role,
+            rate_words(c.before),
+            rate_words(c.after),
+            c.only_before,
+            c.only_after,
+            f"{c.p_value:.2g}",
+            c.after.method,
+        )
+        for c in changes
+    ]
+    head = ("role", "found before", "found after", "only before", "only after", "p (McNemar)", "interval")
+    return "<h2>Found by the judge</h2>" + _table(head, rows) if rows else ""
+
+
+def _inside(report: Report) -> str:
+    concepts = [
+        (m.prompt, f"{m.residual:.3f}", f"{m.high:.3f}", f"{m.low:.3f}", f"{m.null_drift:.3f}") for m in report.concepts
+    ]
+    keeps = [(m.prompt, f"{m.drift:.3f}") for m in report.keeps]
+    levels = [
+        (m.prompt, *(f"{sigma:.2f}: {rho:.2f}" for sigma, rho in zip(m.sigmas, m.residuals, strict=True)))
+        for m in report.concepts
+    ]
+    found = _table(("concept", "residual", "high noise", "low noise", "null drift"), concepts)
+    found += _table(("residual by noise level",), levels) + _table(("keep", "drift"), keeps)
+    return "<h2>Inside the model</h2>" + found if found else ""
+
+
+def _gallery(pairs: Sequence[PicturePair]) -> str:
+    shown = "".join(
+        f"<figure>{_picture(p.before)} {_picture(p.after)}"
+        f"<figcaption>{_text(p.role)}: {_text(p.prompt)}, seed {p.seed}</figcaption></figure>"
+        for p in pairs
+    )
+    return f"<h2>Before and after, same noise</h2>{shown}" if shown else ""
+
+
+def _picture(jpeg: bytes) -> str:
+    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode("ascii")}">'
+
+
+def _scores(scores: Sequence[Score]) -> str:
+    rows = [
+        (s.model, s.case, s.role, s.prompt, s.seed, s.label, s.answer, f"{s.score:.3f}", int(s.found)) for s in scores
+    ]
+    return f"<details><summary>Every picture</summary>{_table(COLUMNS, rows)}</details>" if rows else ""
