@@ -98,6 +98,11 @@ def signed_residual(denoiser: Denoiser, conditions: Mapping[str, Condition], poi
     return float(found.mean())
 
 
+def as_spec(prompt: str) -> TargetSpec:
+    """Return the target of a prompt that is erased as it is, for measuring what it does."""
+    return TargetSpec(prompt, NULL_PROMPT, prompt, 1.0)
+
+
 def percent_left(residual: float, gone: float = 0.0) -> int:
     """Round a residual to what people are shown: 100 for the untouched model, 0 from where a concept counts as gone."""
     return round(100 * min(1.0, max(0.0, (residual - gone) / (1.0 - gone))))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..concepts import NULL_PROMPT
 from ..denoiser import Condition, Denoiser, stack
-from .residual import HeldOut
+from ..residual import HeldOut
 
 TINY = 1e-30
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
-from esd_pack.esd.concepts import make_concept
 from esd_pack.esd.evaluate.in_model import measure
-from esd_pack.esd.evaluate.residual import LEVELS, hold_out, signed_residual
+from esd_pack.esd.random_streams import MEASURING, stream_generator
+from esd_pack.esd.residual import LEVELS, as_spec, hold_out, signed_residual
 from esd_pack.esd.settings import Settings
 from support.fakes import FakeConditions, FakeDenoiser, told
 
@@ -32,7 +30,8 @@ class Shifted(FakeDenoiser):
 
 
 def trajectories(denoiser, count=1):
-    return [hold_out(denoiser, CONDITIONS, [make_concept("cat")], replace(SETTINGS, seed=s))[0] for s in range(count)]
+    draws = [stream_generator(seed, MEASURING) for seed in range(count)]
+    return [hold_out(denoiser, CONDITIONS, [as_spec("cat")], SETTINGS, each)[0] for each in draws]
 
 
 @pytest.mark.parametrize("share", [1.0, 0.25, 0.0, -1.0])

@@ -60,8 +60,8 @@ class TestKnownStudents:
 
     def test_it_is_what_the_live_panel_measures(self, world):
         """The same figure by the denoiser of a training whose student is the erased MODEL."""
-        from esd_pack.esd.concepts import make_concept
-        from esd_pack.esd.evaluate.residual import hold_out, signed_residual
+        from esd_pack.esd.random_streams import MEASURING, stream_generator
+        from esd_pack.esd.residual import as_spec, hold_out, signed_residual
         from esd_pack.esd.settings import Settings
         from esd_pack.nodes.host.model.conditioning import encode
         from esd_pack.nodes.host.run.erase import make_plan
@@ -75,7 +75,9 @@ class TestKnownStudents:
             for name, (patch,) in world.erased.patches.items():
                 with torch.no_grad():
                     denoiser.trainable[name.removeprefix("diffusion_model.")].add_(patch[1][1][0])
-            (points,) = hold_out(denoiser, conditions, [make_concept("cat")], settings)
+            (points,) = hold_out(
+                denoiser, conditions, [as_spec("cat")], settings, stream_generator(settings.seed, MEASURING)
+            )
             live = signed_residual(denoiser, conditions, points)
         assert measured(world, world.erased)["residual"] == pytest.approx(live, abs=1e-4) and abs(live - 1) > 1e-2
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ....esd.concepts import Concept, Keep, make_concept, prompts_of
+from ....esd.concepts import Concept, Keep, prompts_of
 from ....esd.errors import EsdError
 from ....esd.evaluate.in_model import Measured, measure
-from ....esd.evaluate.residual import LEVELS, hold_out
+from ....esd.random_streams import MEASURING, stream_generator
+from ....esd.residual import LEVELS, as_spec, hold_out
 from ....esd.settings import Settings
 from ..progress import Progress
 from .conditioning import encode
@@ -78,8 +79,8 @@ def measure_models(
 
             def of(prompt: str) -> Measured:
                 seeds = range(choice.seed, choice.seed + choice.trajectories)
-                alone = [make_concept(prompt)]
-                held = [hold_out(pair, conditions, alone, replace(settings, seed=seed))[0] for seed in seeds]
+                draws = [stream_generator(seed, MEASURING) for seed in seeds]
+                held = [hold_out(pair, conditions, [as_spec(prompt)], settings, each)[0] for each in draws]
                 return measure(pair, conditions, held)
 
             return InModel(tuple(map(of, shown)), tuple(map(of, kept)))
