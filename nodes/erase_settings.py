@@ -29,10 +29,12 @@ WIDGETS = (
     "gradient_checkpointing",
     "precision",
     "deterministic",
+    "training_guidance",
+    "rank",
 )
 """The settings of this node, in the order of their widgets."""
 
-SINCE = {"deterministic"}
+SINCE = {"deterministic", "training_guidance", "rank"}
 """Widgets that graphs of version 0.1.0 do not have, and that they may leave out."""
 
 

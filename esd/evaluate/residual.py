@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from ..concepts import NULL_PROMPT, Concept
-from ..denoiser import Condition, Denoiser, stack
+from ..denoiser import Condition, Denoiser, batched, predict
 from ..settings import Settings
 from ..train import stream_generator
-from ..trajectory import cfg_trajectory
+from ..trajectory import TrajectoryStep, cfg_trajectory
 
 LEVELS = 6
 """Noise levels of a held-out trajectory at which the residual is measured; each takes two passes a time."""
@@ -53,19 +53,29 @@ def hold_out(
         noise = torch.randn((1, *denoiser.latent_shape), generator=generator).to(denoiser.device)
         pair = conditions[NULL_PROMPT], [conditions[prompt]]
         steps = list(cfg_trajectory(denoiser, noise, *pair, sigmas, settings.guidance_scale))
-        parts = ([s.x for s in steps], [s.sigma for s in steps], [s.cond - s.uncond for s in steps])
+        changes = [_change(denoiser, pair[0], pair[1][0], step) for step in steps]
+        parts = ([s.x for s in steps], [s.sigma for s in steps], changes)
         made.append(HeldOut(prompt, *(torch.cat(part) for part in parts)))
     return made
 
 
 @torch.no_grad()
+def _change(denoiser: Denoiser, null: Condition, asked: Condition, step: TrajectoryStep) -> Tensor:
+    """Return what the prompt changes at a step, "1 ..."; with embedded guidance the trajectory did not compute it."""
+    if step.cond is not None and step.uncond is not None:
+        return step.cond - step.uncond
+    uncond, cond = predict(denoiser, torch.cat([step.x] * 2), step.sigma.repeat(2), batched([null, asked])).chunk(2)
+    return cond - uncond
+
+
+@torch.no_grad()
 def signed_residual(denoiser: Denoiser, conditions: Mapping[str, Condition], points: HeldOut) -> float:
     """Measure rho of the student, the mean over the noise levels; 2 * LEVELS passes."""
-    both = stack([conditions[NULL_PROMPT], conditions[points.prompt]])
+    both = batched([conditions[NULL_PROMPT], conditions[points.prompt]])
     shares = []
     with denoiser.student():
         for x, sigma, change in zip(points.x, points.sigma, points.change, strict=True):
-            uncond, cond = denoiser.predict(x.expand(2, *x.shape), sigma.expand(2), both)
+            uncond, cond = predict(denoiser, x.expand(2, *x.shape), sigma.expand(2), both)
             shares.append(((cond - uncond) * change).sum() / change.square().sum().clamp(min=1e-30))
     return float(torch.stack(shares).mean())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -17,16 +17,26 @@ TEXT_WIDTHS = {768: "SD1.x", 1024: "SD2.x", 2048: "SDXL"}
 
 
 @dataclass(frozen=True)
+class Slice:
+    """Some rows of a tensor that the host fuses of several."""
+
+    host: str
+    first: int
+    rows: int
+
+
+@dataclass(frozen=True)
 class Network:
     """A model's network by host name without prefix: shapes at hand, each value (with the model's patches) on demand.
 
-    `diffusers` maps diffusers names to host names, where the host knows them.
+    `diffusers` maps diffusers names to host names, where the host knows them, `slices` those of fused tensors to rows.
     """
 
     family: str
     shapes: Mapping[str, tuple[int, ...]]
     weight: Callable[[str], Tensor]
     diffusers: Mapping[str, str]
+    slices: Mapping[str, Slice] = field(default_factory=dict)
 
     def host_name(self, name: str) -> str | None:
         """Return the host's name of a tensor that a file calls `name`; None for what this network does not have."""

@@ -785,7 +785,6 @@ class TestErrors:
         [
             ("SDXLRefiner", "SDXL refiner"),
             ("SVD_img2vid", "video model"),
-            ("Flux", "Flux model"),
             ("WAN21_T2V", "video model"),
         ],
     )

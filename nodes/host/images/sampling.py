@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ....esd.errors import EsdError
-from ..families import spatial_ratio
+from ..families import latent_of
 from ..parts import require_parts
 from ..progress import Progress
 
@@ -76,8 +76,7 @@ def _draw_one(
     choice: SamplerChoice,
     progress: Progress,
 ) -> Tensor:
-    ratio = spatial_ratio(model)
-    shape = (model.model.latent_format.latent_channels, choice.height // ratio, choice.width // ratio)
+    shape = latent_of(model, choice.width, choice.height)
     pictures = []
     for batch in _batches(samples, conditions):
         latents = _sample(model, conditions, batch, choice, shape, partial(_report, progress, len(batch)))
@@ -106,7 +105,7 @@ def _sample(
     conditions: Mapping[str, Any],
     samples: Sequence[Sample],
     choice: SamplerChoice,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     callback: Callable[..., None],
 ) -> Tensor:
     empty = torch.zeros((len(samples), *shape))

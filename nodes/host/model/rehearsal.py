@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -15,6 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ....esd.denoiser import Condition
+from ....esd.students import StudentPlan, make_student
+from ..families.family import Backward
 from .denoiser import HostDenoiser
 from .host_model import HostModel
 from .network import compute_dtype, empty_network, fill
@@ -33,19 +35,24 @@ class Stage:
     config: Mapping[str, Any] = field(compare=False)
     described: str
     weights: tuple[tuple[str, tuple[int, ...]], ...]
-    names: tuple[str, ...]
+    student: StudentPlan
+    backward: Backward
     latent: tuple[int, ...]
     device: str
     stored: torch.dtype
     computed: torch.dtype
     condition: tuple[tuple[str, tuple[int, ...]], ...]
+    constants: Mapping[str, Any] = field(compare=False, default_factory=dict)
 
     def denoiser(self) -> HostDenoiser:
         """One without values; outside inference mode."""
         network = empty_network(self.kind, self.config, self.stored, self.computed)
         fill(network, {name: torch.empty(shape, dtype=self.stored, device=META) for name, shape in self.weights})
         network.requires_grad_(False).eval()
-        made = HostDenoiser(network, _Scaled(), self.names, self.latent, META, self.computed, lambda samples: None)
+        student = make_student(self.student, network)
+        made = HostDenoiser(
+            network, _Scaled(), student, self.latent, META, self.computed, lambda samples: None, self.backward
+        )
         if self.device in FUSED_ATTENTION:  # else PyTorch's formula, which is all that the meta device has
             made.attention = _fused_attention
         return made
@@ -53,22 +60,42 @@ class Stage:
     def inputs(self, samples: int) -> tuple[Tensor, Tensor, Condition]:
         """x, sigma and conditions of so many samples."""
         tensors = {name: torch.empty((samples, *shape[1:]), device=META) for name, shape in self.condition}
-        return torch.empty((samples, *self.latent), device=META), torch.ones(samples, device=META), Condition(tensors)
+        x, sigma = torch.empty((samples, *self.latent), device=META), torch.ones(samples, device=META)
+        return x, sigma, Condition(tensors, self.constants)
 
 
 def stage(
     host: HostModel,
-    names: Sequence[str],
+    student: StudentPlan,
     latent: tuple[int, ...],
     device: torch.device,
     dtype: torch.dtype,
-    condition: Mapping[str, tuple[int, ...]],
+    condition: Condition,
 ) -> Stage:
-    """`device` and `dtype` are those of the run, `condition` the shapes of one prompt's tensors ("1 ...")."""
+    """`device` and `dtype` are those of the run, `condition` the longest prompt's."""
     kind, config = host.kind
-    weights = tuple((name, weight.shape) for name, weight in host.weights().items())
-    inputs, computed = tuple(sorted(condition.items())), compute_dtype(dtype, device)
-    return Stage(kind, config, repr(config), weights, tuple(names), tuple(latent), device.type, dtype, computed, inputs)
+    computed = compute_dtype(dtype, device)
+    return Stage(
+        kind,
+        config,
+        repr(config),
+        _shapes(host, dtype),
+        student,
+        host.family.backward,
+        tuple(latent),
+        device.type,
+        dtype,
+        computed,
+        tuple(sorted((name, tuple(t.shape)) for name, t in condition.tensors.items())),
+        condition.constants,
+    )
+
+
+def _shapes(host: HostModel, dtype: torch.dtype) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Return the shapes of the network's weights; a quantised network is rehearsed as a plain one, without scales."""
+    if host.is_quantised:
+        return tuple((n, tuple(t.shape)) for n, t in empty_network(*host.kind, dtype, dtype).state_dict().items())
+    return tuple((name, weight.shape) for name, weight in host.weights().items())
 
 
 @lru_cache(maxsize=64)
@@ -105,7 +132,7 @@ class _Scaled:
 
     def calculate_input(self, sigma: Tensor, x: Tensor) -> Tensor:
         """x as the network takes it."""
-        return x * sigma[:, None, None, None]
+        return x * sigma.reshape(-1, *[1] * (x.ndim - 1))
 
     def timestep(self, sigma: Tensor) -> Tensor:
         """As the network takes it."""

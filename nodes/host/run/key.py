@@ -23,9 +23,14 @@ ALGORITHM_VERSION = 2
 def _counted(settings: Settings) -> dict[str, Any]:
     """Return the settings that count; the runs of version 0.1.0 count as ones with `deterministic` on."""
     values = {name: value for name, value in asdict(settings).items() if FIELDS[name].affects_result}
-    if values["deterministic"]:
-        del values["deterministic"]
+    for name in LATER:
+        if values[name] == FIELDS[name].default:
+            del values[name]
     return by_first_name(values)
+
+
+LATER = ("deterministic", "training_guidance", "rank")
+"""Settings that version 0.1.0 did not have: its runs count as ones with their defaults."""
 
 
 def run_key(
@@ -63,6 +68,7 @@ def _contents(
     yield from ((f"sampling {name}", t) for name, t in sorted(sampling.state_dict().items()))
     for prompt, condition in sorted(conditions.items()):
         yield from ((f"prompt {prompt} {name}", t) for name, t in sorted(condition.tensors.items()))
+        yield from ((f"sampling {prompt} {name}", t) for name, t in sorted(condition.sampling.items()))
 
 
 def _digest(named: tuple[str, Tensor]) -> bytes:

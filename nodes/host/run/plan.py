@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from ....esd.concepts import Concept, Keep
 from ....esd.denoiser import Condition
 from ....esd.erasure import Erasure
 from ....esd.settings import Settings
+from ....esd.students import StudentPlan, make_student
 from ....esd.train import StepCallback, Training, erase
 from ..families import NETWORK_PREFIX
 from ..files.metadata import Origin, run_metadata
@@ -29,12 +30,20 @@ class Plan:
     host: HostModel
     settings: Settings
     names: list[str]
-    latent_shape: tuple[int, int, int]
+    latent_shape: tuple[int, ...]
     device: torch.device
     dtype: torch.dtype
     gradient_checkpointing: bool = False
     need: MemoryEstimate = MemoryEstimate()
     """Known when the prompts are encoded."""
+    rows: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Of the weights that are trained in part."""
+
+    @property
+    def student(self) -> StudentPlan:
+        """What is trained, and how."""
+        rank, seed = self.settings.rank, self.settings.seed
+        return StudentPlan(tuple(self.names), tuple(self.rows.items()), rank, student_seed(seed) if rank else 0)
 
     def __str__(self) -> str:
         """One line for the node."""
@@ -64,20 +73,26 @@ class Job:
 
     def weights(self, origin: Origin, done: int) -> Erasure:
         """Return what was learnt in the `done` steps, under the host's names; `origin` is what the base was."""
-        differences = {NETWORK_PREFIX + name: t for name, t in self.denoiser.difference().items()}
         about = run_metadata(self.concepts, self.keeps, self.plan.settings, self.plan.host.family, origin, done)
-        return Erasure(differences, about)
+        return replace(self.denoiser.learner.erasure(NETWORK_PREFIX), metadata=about)
 
 
 def make_denoiser(plan: Plan, on_forward: Callable[[int], None]) -> HostDenoiser:
     """Return the denoiser of a plan; call it outside inference mode."""
+    network = private_network(plan.host, plan.device, plan.dtype)
     return HostDenoiser(
-        private_network(plan.host, plan.device, plan.dtype),
-        plan.host.sampling(),
-        plan.names,
+        network,
+        plan.host.sampling(plan.latent_shape, plan.settings.num_inference_steps),
+        make_student(plan.student, network),
         plan.latent_shape,
         plan.device,
         compute_dtype(plan.dtype, plan.device),
         on_forward,
+        plan.host.family.backward,
         plan.gradient_checkpointing,
     )
+
+
+def student_seed(seed: int) -> int:
+    """Return the seed of a low-rank student's first values, apart from those of the examples."""
+    return (seed + 0x5DEECE66D) % 2**63
