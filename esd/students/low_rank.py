@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,9 +31,9 @@ class LowRankStudent:
         self.trainable: dict[str, nn.Parameter] = {}
         for name in plan.names:
             path = name.removesuffix(".weight")
-            layer = network.get_submodule(path)
-            if not isinstance(layer, nn.Linear):
+            if not hasattr(network.get_submodule(path), "in_features"):  # hosts have Linear layers of their own
                 raise TypeError(f"{path} is no Linear layer")
+            layer = cast(nn.Linear, network.get_submodule(path))
             self.layers[name], self.rows[name] = layer, plan.rows_of(name, layer.out_features)
             first, last = self.rows[name]
             drawn = torch.rand((plan.rank, layer.in_features), generator=generator) * 2 - 1

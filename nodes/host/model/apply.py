@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.lora
+import comfy.utils
 
 from ....esd.erasure import Erasure, lora_tensors
 from ....esd.errors import EsdError
 from ....esd.metadata import as_float
+from ..families import PLAIN_DTYPES
 from .loaded import restore_injected_layers
 
 
@@ -39,9 +41,15 @@ def _require_fitting(model: Any, weights: Erasure) -> None:
     own = model.model_state_dict()
     for name in weights.names:
         shape = weights.shape(name)
-        if name not in own or tuple(own[name].shape) != shape:
-            found = tuple(own[name].shape) if name in own else "missing"
+        found = _shape(model, name) if name in own else "missing"
+        if found != shape:
             raise EsdError(
                 f"These weights were made for another kind of model ({name} is {shape} in them and "
                 f"{found} in this MODEL): apply them to the model family they were trained on."
             )
+
+
+def _shape(model: Any, name: str) -> tuple[int, ...]:
+    """Return the shape of a weight as its layer has it: some quantised layouts keep two values in a byte."""
+    kept = model.model_state_dict()[name]
+    return tuple((kept if kept.dtype in PLAIN_DTYPES else comfy.utils.get_attr(model.model, name)).shape)

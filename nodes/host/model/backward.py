@@ -6,10 +6,27 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import comfy.model_management
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..families.family import Backward
+
+
+@contextmanager
+def training_mode() -> Iterator[None]:
+    """Tell hosts that ask (`comfy.model_management.in_training`) that gradients are wanted, and take it back.
+
+    Without it their fast kernels have no backward; it is open for the base too, so that both compute alike.
+    """
+    before = getattr(comfy.model_management, "in_training", None)
+    try:
+        if before is not None:
+            comfy.model_management.in_training = True
+        yield
+    finally:
+        if before is not None:
+            comfy.model_management.in_training = before
 
 
 @contextmanager

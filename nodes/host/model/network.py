@@ -103,15 +103,20 @@ def compute_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
     return comfy.model_management.unet_manual_cast(stored, device, [torch.bfloat16, torch.float32]) or stored
 
 
-_KINDS: tuple[tuple[type[nn.Module], str], ...] = ((nn.Linear, "linear"), (nn.Conv2d, "conv"))
+def _kind(module: nn.Module) -> str:
+    """Return the kind of a layer; the host's Linear layers of quantised weights are no `nn.Linear`."""
+    if isinstance(module, nn.Conv2d):
+        return "conv"
+    is_own = type(module).__name__ == "Linear" and hasattr(module, "in_features")
+    return "linear" if isinstance(module, nn.Linear) or is_own else "other"
 
 
 def weights_of(network: nn.Module) -> list[ParameterInfo]:
     """Every parameter with the kind of its layer, in the network's order."""
     found = []
     for path, module in network.named_modules():
-        kind = next((k for cls, k in _KINDS if isinstance(module, cls)), "other")
+        kind = _kind(module)
         for leaf, _ in module.named_parameters(recurse=False):
-            width = module.in_features if isinstance(module, nn.Linear) else 0
+            width = int(getattr(module, "in_features", 0))
             found.append(ParameterInfo(f"{path}.{leaf}" if path else leaf, kind, width))
     return found

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from ....esd.denoiser import Condition
 from ....esd.students import StudentPlan, make_student
 from ..families.family import Backward
+from .backward import training_mode
 from .denoiser import HostDenoiser
 from .host_model import HostModel
 from .network import compute_dtype, empty_network, fill
@@ -101,7 +102,7 @@ def _shapes(host: HostModel, dtype: torch.dtype) -> tuple[tuple[str, tuple[int, 
 @lru_cache(maxsize=64)
 def training_bytes(on: Stage, samples: int, gradient_checkpointing: bool) -> int:
     """Return the peak bytes beyond the weights in the student's forward and backward, casts and gradients included."""
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), training_mode():
         denoiser = on.denoiser()
         denoiser.gradient_checkpointing = gradient_checkpointing
 
@@ -115,7 +116,7 @@ def training_bytes(on: Stage, samples: int, gradient_checkpointing: bool) -> int
 @lru_cache(maxsize=64)
 def sampling_bytes(on: Stage, samples: int) -> int:
     """Return the same of one call without gradients."""
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), training_mode():
         denoiser = on.denoiser()
         return _most(lambda: denoiser.predict(*on.inputs(samples)))
 

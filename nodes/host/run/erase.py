@@ -22,6 +22,7 @@ from ....esd.train import StepCallback
 from ..families import require_plain_weights
 from ..files.metadata import origin_of
 from ..model.apply import apply
+from ..model.backward import training_mode
 from ..model.conditioning import Guidance, encode
 from ..model.host_model import HostModel, as_host_model
 from ..model.loaded import restore_injected_layers
@@ -68,7 +69,7 @@ def erase_model(
     plan = fitted(plan, conditions, keeps, monitor.vae if monitor and monitor.preview_every else None)
     progress = Progress(planned_passes(plan.settings, keeps), monitor.node if monitor else None)
     exact = training_numerics(plan.settings.deterministic)
-    with translate_oom("training", LOWER_MEMORY_HINT), torch.inference_mode(False), _training_mode(), exact:
+    with translate_oom("training", LOWER_MEMORY_HINT), torch.inference_mode(False), training_mode(), exact:
         gauge = Gauge(plan.device)
         denoiser = make_denoiser(plan, progress.advance)
         job = Job(plan, conditions, concepts, keeps, base, denoiser, progress, gauge)
@@ -177,16 +178,3 @@ def planned_passes(settings: Settings, keeps: Sequence[Keep]) -> int:
     else:  # the mean of the last of so many random levels
         levels = settings.num_inference_steps * each / (each + 1)
     return round(streams_of(keeps) * (drawn / each * 2 * levels + settings.examples))
-
-
-class _training_mode:
-    """Tell hosts that ask (`comfy.model_management.in_training`) that gradients are wanted, and take it back."""
-
-    def __enter__(self) -> None:
-        self.before = getattr(comfy.model_management, "in_training", None)
-        if self.before is not None:
-            comfy.model_management.in_training = True
-
-    def __exit__(self, *error: object) -> None:
-        if self.before is not None:
-            comfy.model_management.in_training = self.before
