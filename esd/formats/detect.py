@@ -64,11 +64,11 @@ def detect(file: TensorFile, network: Network) -> DetectedFile:
                 f"The file was made for another kind of model ({name} is {stored.shape} in it and "
                 f"{network.shape(name)} in this MODEL): load the model it was made from."
             )
-    products = trained_products(file, tensors, network) if form.changes else {}
+    products = _trained_products(file, tensors, network) if form.changes else {}
     return DetectedFile(form.name, tensors, form.changes, ignored, products)
 
 
-def trained_products(
+def _trained_products(
     file: TensorFile, tensors: Mapping[str, LazyTensor], network: Network
 ) -> dict[str, tuple[LazyTensor, LazyTensor]]:
     """Return the matrices of a file that we wrote of a low-rank student, whose alpha is the rank; else nothing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ TRANSFORMERS = ("flux", "flux2_klein")
 def official_tensors(weights: Erasure, network: Network) -> dict[str, LazyTensor]:
     """Return the trained tensors as absolute float32 values (base + difference) by diffusers name."""
     if network.slices:
-        return sliced_tensors(weights, network)
+        return _sliced_tensors(weights, network)
     names = diffusers_names(network)
     return {
         names[key.removeprefix(PREFIX)]: absolute(network, key.removeprefix(PREFIX), partial(weights.change, key))
@@ -42,7 +43,7 @@ def official_tensors(weights: Erasure, network: Network) -> dict[str, LazyTensor
     }
 
 
-def sliced_tensors(weights: Erasure, network: Network) -> dict[str, LazyTensor]:
+def _sliced_tensors(weights: Erasure, network: Network) -> dict[str, LazyTensor]:
     """Return the trained tensors of a network whose host fuses projections, as bfloat16 like the official code.
 
     Only parts that change are written: of keys and values alone the queries are left out.
@@ -99,11 +100,20 @@ def to_official(metadata: Mapping[str, str], family: str) -> dict[str, str]:
         "erase_concept": erased,
         "erase_from": erase_from,
         "num_inference_steps": str(settings.get("num_inference_steps", "")),
-        "guidance_scale": str(settings.get("guidance_scale", "")),
+        **_guidance(settings, FAMILIES.get(family, family)),
         "negative_guidance": guidance,
         "batch_size": str(settings.get("batch_size", "")),
         **({"resolution": str(width)} if width and width == height else {}),
     }
+
+
+def _guidance(settings: Mapping[str, Any], family: str) -> dict[str, str]:
+    """Return the guidance of trajectories; of transformers that one is called otherwise there."""
+    of_trajectories = str(settings.get("guidance_scale", ""))
+    if family not in TRANSFORMERS:
+        return {"guidance_scale": of_trajectories}
+    in_training = settings.get("training_guidance") or 1.0
+    return {"guidance_scale": str(in_training), "inference_guidance_scale": of_trajectories}
 
 
 def from_official(metadata: Mapping[str, str]) -> dict[str, str]:

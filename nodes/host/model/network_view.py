@@ -14,6 +14,7 @@ from ....esd.erasure import Erasure
 from ....esd.errors import EsdError
 from ....esd.formats.diffusers import UnetShape
 from ....esd.formats.network import Network, Slice
+from ..families import require_plain_weights
 from ..families.family import Names, unet_names
 from .host_model import as_host_model
 
@@ -29,6 +30,7 @@ def network_of(model: Any) -> Network:
     shapes = {name: weight.shape for name, weight in weights.items()}
 
     def weight(name: str) -> Tensor:
+        require_plain_weights(model, "comparing with absolute values", "load the bf16 file of this model.")
         comfy.model_management.throw_exception_if_processing_interrupted()
         return weights[name].patched(CPU) if weights[name].is_patched else weights[name].on(CPU, weights[name].dtype)
 
