@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from .errors import EsdError
 
@@ -68,7 +69,13 @@ class Method:
 
 
 def _has(name: str, parts: Iterable[Entry]) -> bool:
-    return any((part if isinstance(part, str) else part.name) in name for part in parts)
+    return any(_is_in(part, name) for part in parts)
+
+
+def _is_in(entry: Entry, name: str) -> bool:
+    """Whether an entry is part of a name; "*" stands for anything, and then the name begins with the entry."""
+    text = entry if isinstance(entry, str) else entry.name
+    return fnmatchcase(name, f"{text}*") if "*" in text else text in name
 
 
 def _outside(name: str, layer_names: LayerNames) -> bool:
@@ -130,5 +137,5 @@ def row_slices(method: str, weights: Iterable[ParameterInfo], layer_names: Layer
         info.name: (entry.first * info.width, entry.last * info.width)
         for info in infos
         for entry in entries
-        if info.name in chosen and entry.name in info.name
+        if info.name in chosen and _is_in(entry, info.name)
     }

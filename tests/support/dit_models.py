@@ -54,6 +54,94 @@ KLEIN = {
 }
 
 
+CHROMA = {
+    **{key: value for key, value in FLUX1.items() if key != "vec_in_dim"},
+    "image_model": "chroma",
+    "vec_in_dim": None,
+    "in_channels": 64,
+    "out_channels": 64,
+    "in_dim": 64,
+    "out_dim": 128,
+    "hidden_dim": 96,
+    "n_layers": 2,
+}
+SD35 = {
+    "in_channels": 16,
+    "patch_size": 2,
+    "out_channels": 16,
+    "depth": 2,
+    "input_size": None,
+    "adm_in_channels": 2048,
+    "num_patches": 256,
+    "pos_embed_max_size": 16,
+    "context_embedder_config": {
+        "target": "torch.nn.Linear",
+        "params": {"in_features": 4096, "out_features": 128},
+    },
+    "qk_norm": "rms",
+    "pos_embed_scaling_factor": None,
+    "x_block_self_attn_layers": [0],
+}
+QWEN = {
+    "image_model": "qwen_image",
+    "in_channels": 64,
+    "num_layers": 2,
+    "attention_head_dim": 32,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 48,
+    "axes_dims_rope": (8, 12, 12),
+}
+Z_IMAGE = {
+    "image_model": "lumina2",
+    "patch_size": 2,
+    "in_channels": 16,
+    "dim": 384,
+    "cap_feat_dim": 48,
+    "n_layers": 2,
+    "qk_norm": True,
+    "n_heads": 6,
+    "n_kv_heads": 6,
+    "axes_dims": [16, 24, 24],
+    "axes_lens": [1536, 512, 512],
+    "rope_theta": 256.0,
+    "ffn_dim_multiplier": 8 / 3,
+    "z_image_modulation": True,
+    "time_scale": 1000.0,
+    "pad_tokens_multiple": 32,
+}
+LUMINA = {
+    "image_model": "lumina2",
+    "patch_size": 2,
+    "in_channels": 16,
+    "dim": 192,
+    "cap_feat_dim": 48,
+    "n_layers": 2,
+    "qk_norm": True,
+    "n_heads": 4,
+    "n_kv_heads": 2,
+    "axes_dims": [16, 16, 16],
+    "axes_lens": [300, 512, 512],
+    "rope_theta": 10000.0,
+    "ffn_dim_multiplier": 4.0,
+}
+WAN = {
+    "image_model": "wan2.1",
+    "dim": 128,
+    "out_dim": 16,
+    "num_heads": 1,
+    "ffn_dim": 256,
+    "num_layers": 2,
+    "patch_size": (1, 2, 2),
+    "freq_dim": 256,
+    "window_size": (-1, -1),
+    "qk_norm": True,
+    "cross_attn_norm": True,
+    "eps": 1e-6,
+    "in_dim": 16,
+    "model_type": "t2v",
+}
+
+
 def is_new_host() -> bool:
     """Whether the host is one after 0.8, whose networks take more keys."""
     import comfy.model_management
@@ -65,7 +153,8 @@ def build(kind: str, config: Mapping[str, Any], device: str = "cpu", dtype: torc
     """Return the host's model of a configuration, without files or detection."""
     import comfy.supported_models
 
-    known = {k: v for k, v in config.items() if k != "txt_ids_dims" or is_new_host()}
+    newer = ("txt_ids_dims", *(("vec_in_dim",) if config.get("image_model") == "chroma" else ()))
+    known = {k: v for k, v in config.items() if k not in newer or is_new_host()}
     made = getattr(comfy.supported_models, kind)(known)
     made.set_inference_dtype(dtype, None)
     with torch.device(device):
@@ -81,6 +170,9 @@ def randomise(network: torch.nn.Module) -> None:
             scale = 0.6 / value[0].numel() ** 0.5 if value.ndim > 1 else 0.05
             is_norm = value.ndim == 1 and "norm" in name and not name.endswith("bias")
             value.copy_(noise * scale + (1.0 if is_norm else 0.0))
+        for name, value in network.named_buffers():
+            if name == "pos_embed":  # SD3 keeps it as a buffer
+                value.copy_(torch.randn(value.shape, generator=generator) * 0.02)
 
 
 def patcher(base: Any) -> Any:
@@ -109,6 +201,15 @@ class Dit:
         return patcher(base)
 
 
+class ShortText(RandomText):
+    """A text encoder whose prompts have 32 tokens, or as many more as they have words."""
+
+    def encode_from_tokens_scheduled(self, text: str) -> list[Any]:
+        """Return the first tokens."""
+        ((tokens, extra),) = super().encode_from_tokens_scheduled(text)
+        return [[tokens[:, : 32 + 32 * text.count(" ")], extra]]
+
+
 class UnpooledText(RandomText):
     """A text encoder without a pooled vector, which it says."""
 
@@ -124,6 +225,15 @@ DITS = {
     "schnell": Dit("FluxSchnell", {**FLUX1, "guidance_embed": False}, RandomText(64, 32), 64, "FLUX.1 schnell", BLOCKS),
     "klein": Dit("Flux2", KLEIN, UnpooledText(96), 64, "FLUX.2 klein", BLOCKS),
 }
+OTHERS = {
+    "chroma": Dit("Chroma", CHROMA, UnpooledText(64), 64, "Chroma", BLOCKS),
+    "sd35": Dit("SD3", SD35, RandomText(4096, 2048), 64, "SD3", ("JointBlock",)),
+    "qwen": Dit("QwenImage", QWEN, ShortText(48), 64, "Qwen-Image", ("QwenImageTransformerBlock",)),
+    "zimage": Dit("ZImage", Z_IMAGE, ShortText(48), 128, "Z-Image", ("JointTransformerBlock",)),
+    "lumina": Dit("Lumina2", LUMINA, ShortText(48), 64, "Lumina 2", ("JointTransformerBlock",)),
+    "wan": Dit("WAN21_T2V", WAN, RandomText(4096), 64, "Wan t2v", ("WanAttentionBlock",)),
+}
+"""Families without an official procedure."""
 
 
 def ids(rows: int, columns: int, axes: int) -> Tensor:
@@ -140,20 +250,36 @@ Call = Callable[[Tensor, Tensor, Mapping[str, Tensor]], Tensor]
 
 @dataclass(frozen=True)
 class Twin:
-    """The same network in diffusers, how it is called on the host's latents, and its names of the host's tensors."""
+    """The same network in diffusers, how it is called on the host's latents, and its names of the host's tensors.
+
+    `convert` is linear, so that it turns gradients by the host's names into gradients by theirs too.
+    """
 
     network: Any
     call: Call
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
 
 
 def twin(name: str, model: Any) -> Twin:
     """Return the diffusers network with the weights of a tiny MODEL."""
     state = {key: t.detach().clone() for key, t in model.model.diffusion_model.state_dict().items()}
-    made = _klein(state) if name == "klein" else _flux1(state, DITS[name].config)
+    made = TWINS[name](state, {**DITS, **OTHERS}[name].config)
     for module in made.network.modules():  # newer hosts leave it to PyTorch, which matters where q and k are small
-        if isinstance(module, torch.nn.RMSNorm) and is_new_host():
+        if name in DITS and isinstance(module, torch.nn.RMSNorm) and is_new_host():
             module.eps = None
     return made
+
+
+def by_map(state: Mapping[str, Tensor], names: Mapping[str, Any], network: Any) -> dict[str, Tensor]:
+    """Return a host's state by the names of a diffusers network, through one of the host's own maps."""
+    wanted, found = set(network.state_dict()), {}
+    for theirs, to in names.items():
+        host, rows, change = ((to, None, None) if isinstance(to, str) else (*to, None))[:3]
+        own = state.get(host, state.get(host.replace("_norm.weight", "_norm.scale")))
+        if theirs in wanted and own is not None:
+            part = own if rows is None else own.narrow(*rows)
+            found[theirs] = change(part) if change else part
+    return found
 
 
 def _flux1(state: dict[str, Tensor], config: Mapping[str, Any]) -> Twin:
@@ -170,14 +296,7 @@ def _flux1(state: dict[str, Tensor], config: Mapping[str, Any]) -> Twin:
         pooled_projection_dim=32,
         guidance_embeds=config["guidance_embed"],
     )
-    wanted, found = set(network.state_dict()), {}
-    for theirs, to in comfy.utils.flux_to_diffusers(config).items():
-        host, rows, change = ((to, None, None) if isinstance(to, str) else (*to, None))[:3]
-        own = state.get(host, state.get(host.replace("_norm.weight", "_norm.scale")))
-        if theirs in wanted and own is not None:
-            part = own if rows is None else own.narrow(*rows)
-            found[theirs] = change(part) if change else part
-    network.load_state_dict(found)
+    network.load_state_dict(by_map(state, comfy.utils.flux_to_diffusers(config), network))
 
     def call(x: Tensor, sigma: Tensor, told: Mapping[str, Tensor]) -> Tensor:
         rows, columns = x.shape[-2] // 2, x.shape[-1] // 2
@@ -195,7 +314,7 @@ def _flux1(state: dict[str, Tensor], config: Mapping[str, Any]) -> Twin:
     return Twin(network.eval(), call)
 
 
-def _klein(state: dict[str, Tensor]) -> Twin:
+def _klein(state: dict[str, Tensor], config: Mapping[str, Any]) -> Twin:
     from diffusers import Flux2Transformer2DModel
     from diffusers.loaders import single_file_utils
 
@@ -224,3 +343,205 @@ def _klein(state: dict[str, Tensor]) -> Twin:
         return rearrange(raw, "b (h w) c -> b c h w", h=x.shape[-2])
 
     return Twin(network.eval(), call)
+
+
+def packed(x: Tensor) -> Tensor:
+    """Return latents as tokens of two by two cells."""
+    return rearrange(x, "b c (h p) (w q) -> b (h w) (c p q)", p=2, q=2)
+
+
+def unpacked(tokens: Tensor, rows: int) -> Tensor:
+    """Return tokens of two by two cells as latents."""
+    return rearrange(tokens, "b (h w) (c p q) -> b c (h p) (w q)", p=2, q=2, h=rows)
+
+
+def _chroma(state: dict[str, Tensor], config: Mapping[str, Any]) -> Twin:
+    import comfy.utils
+    from diffusers import ChromaTransformer2DModel
+    from diffusers.models.transformers import transformer_chroma
+
+    network = ChromaTransformer2DModel(
+        in_channels=64,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=128,
+        num_attention_heads=1,
+        joint_attention_dim=64,
+        approximator_num_channels=64,
+        approximator_hidden_dim=96,
+        approximator_layers=2,
+    )
+    # the host's table always has the 344 rows of the real network
+    network.time_text_embed = transformer_chroma.ChromaCombinedTimestepTextProjEmbeddings(16, 344)
+
+    def convert(found: dict[str, Tensor]) -> dict[str, Tensor]:
+        made = by_map(found, comfy.utils.flux_to_diffusers(config), network)
+        for name, value in found.items():
+            if name.startswith("distilled"):
+                name = (
+                    name.replace(".scale", ".weight").replace("in_layer", "linear_1").replace("out_layer", "linear_2")
+                )
+                made[name] = value
+        return {name: t for name, t in made.items() if "norm_out" not in name and "time_text" not in name}
+
+    missing = network.load_state_dict(convert(state), strict=False)
+    assert not missing.unexpected_keys
+
+    def call(x: Tensor, sigma: Tensor, told: Mapping[str, Tensor]) -> Tensor:
+        rows, columns = x.shape[-2] // 2, x.shape[-1] // 2
+        raw = network(
+            hidden_states=packed(x),
+            timestep=sigma,
+            encoder_hidden_states=told["context"],
+            img_ids=ids(rows, columns, 3),
+            txt_ids=torch.zeros(told["context"].shape[1], 3),
+        )[0]
+        return unpacked(raw, rows)
+
+    return Twin(network.eval(), call, convert)
+
+
+def _sd35(state: dict[str, Tensor], config: Mapping[str, Any]) -> Twin:
+    import comfy.utils
+    from diffusers import SD3Transformer2DModel
+
+    network = SD3Transformer2DModel(
+        sample_size=16,
+        in_channels=16,
+        num_layers=2,
+        attention_head_dim=64,
+        num_attention_heads=2,
+        joint_attention_dim=4096,
+        caption_projection_dim=128,
+        pooled_projection_dim=2048,
+        out_channels=16,
+        pos_embed_max_size=16,
+        dual_attention_layers=(0,),
+        qk_norm="rms_norm",
+    )
+    names = comfy.utils.mmdit_to_diffusers({**config, "num_blocks": 2})
+    network.load_state_dict(by_map(state, names, network))
+
+    def call(x: Tensor, sigma: Tensor, told: Mapping[str, Tensor]) -> Tensor:
+        text = {"encoder_hidden_states": told["context"], "pooled_projections": told["y"]}
+        return network(hidden_states=x, timestep=sigma * 1000, **text)[0]
+
+    return Twin(network.eval(), call, lambda found: by_map(found, names, network))
+
+
+def _qwen(state: dict[str, Tensor], config: Mapping[str, Any]) -> Twin:
+    from diffusers import QwenImageTransformer2DModel
+
+    network = QwenImageTransformer2DModel(
+        num_layers=2, attention_head_dim=32, num_attention_heads=2, joint_attention_dim=48, axes_dims_rope=(8, 12, 12)
+    )
+    network.load_state_dict(state)
+
+    def call(x: Tensor, sigma: Tensor, told: Mapping[str, Tensor]) -> Tensor:
+        rows, columns = x.shape[-2] // 2, x.shape[-1] // 2
+        raw = network(
+            hidden_states=packed(x[:, :, 0]),
+            timestep=sigma,
+            encoder_hidden_states=told["context"],
+            img_shapes=[[(1, rows, columns)]] * len(x),
+            encoder_hidden_states_mask=None,
+        )[0]
+        return unpacked(raw, rows)[:, :, None]
+
+    return Twin(network.eval(), call)
+
+
+def _zimage(state: dict[str, Tensor], config: Mapping[str, Any]) -> Twin:
+    import comfy.utils
+    from diffusers import ZImageTransformer2DModel
+
+    network = ZImageTransformer2DModel(
+        dim=384,
+        n_layers=2,
+        n_heads=6,
+        n_kv_heads=6,
+        cap_feat_dim=48,
+        axes_dims=[16, 24, 24],
+        axes_lens=[1536, 512, 512],
+    )
+    network.t_embedder = type(network.t_embedder)(256, mid_size=384)  # the host: at most the width
+    names = comfy.utils.z_image_to_diffusers({**config, "n_refiner_layers": 2})
+    missing = network.load_state_dict(by_map(state, names, network), strict=False)
+    assert not missing.unexpected_keys
+
+    def call(x: Tensor, sigma: Tensor, told: Mapping[str, Tensor]) -> Tensor:
+        raw = network([each[:, None] for each in x], 1 - sigma, list(told["context"]))[0]
+        return -torch.stack(raw)[:, :, 0]
+
+    return Twin(network.eval(), call, lambda found: by_map(found, names, network))
+
+
+def _lumina(state: dict[str, Tensor], config: Mapping[str, Any]) -> Twin:
+    from diffusers import Lumina2Transformer2DModel
+    from diffusers.loaders import single_file_utils
+
+    network = Lumina2Transformer2DModel(
+        sample_size=16,
+        hidden_size=192,
+        num_layers=2,
+        num_refiner_layers=2,
+        num_attention_heads=4,
+        num_kv_heads=2,
+        axes_dim_rope=(16, 16, 16),
+        axes_lens=(300, 512, 512),
+        cap_feat_dim=48,
+        multiple_of=256,
+        ffn_dim_multiplier=None,
+    )
+
+    def convert(found: dict[str, Tensor]) -> dict[str, Tensor]:
+        fused = {name: t for name, t in found.items() if "qkv" in name}
+        made = single_file_utils.convert_lumina2_to_diffusers({n: t for n, t in found.items() if n not in fused})
+        for name, value in fused.items():
+            for part, rows in zip(("to_q", "to_k", "to_v"), value.split([192, 96, 96]), strict=True):
+                made[name.replace("attention.qkv", f"attn.{part}")] = rows
+        return made
+
+    missing = network.load_state_dict(convert(state), strict=False)
+    assert not missing.unexpected_keys
+
+    def call(x: Tensor, sigma: Tensor, told: Mapping[str, Tensor]) -> Tensor:
+        mask = torch.ones(told["context"].shape[:2], dtype=torch.bool)
+        text = {"encoder_hidden_states": told["context"], "encoder_attention_mask": mask}
+        return -network(hidden_states=x, timestep=1 - sigma, **text)[0]
+
+    return Twin(network.eval(), call, convert)
+
+
+def _wan(state: dict[str, Tensor], config: Mapping[str, Any]) -> Twin:
+    from diffusers import WanTransformer3DModel
+    from diffusers.loaders import single_file_utils
+
+    network = WanTransformer3DModel(
+        num_attention_heads=1,
+        attention_head_dim=128,
+        in_channels=16,
+        out_channels=16,
+        text_dim=4096,
+        ffn_dim=256,
+        num_layers=2,
+    )
+    network.load_state_dict(single_file_utils.convert_wan_transformer_to_diffusers(dict(state)))
+
+    def call(x: Tensor, sigma: Tensor, told: Mapping[str, Tensor]) -> Tensor:
+        return network(hidden_states=x, timestep=sigma * 1000, encoder_hidden_states=told["context"])[0]
+
+    return Twin(network.eval(), call, lambda found: single_file_utils.convert_wan_transformer_to_diffusers(dict(found)))
+
+
+TWINS: dict[str, Callable[[dict[str, Tensor], Mapping[str, Any]], Twin]] = {
+    "dev": _flux1,
+    "schnell": _flux1,
+    "klein": _klein,
+    "chroma": _chroma,
+    "sd35": _sd35,
+    "qwen": _qwen,
+    "zimage": _zimage,
+    "lumina": _lumina,
+    "wan": _wan,
+}

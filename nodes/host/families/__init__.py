@@ -8,14 +8,22 @@ import torch
 
 from ....esd.erasure import PREFIX
 from ....esd.errors import EsdError
-from . import flux, sd, sd3
+from . import chroma, flux, lumina, qwen, sd, sd3, wan
 from .family import Family
 
 NETWORK_PREFIX = PREFIX
 PLAIN_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-FAMILIES: tuple[Family, ...] = (*sd.FAMILIES, *sd3.FAMILIES, *flux.FAMILIES)
+FAMILIES: tuple[Family, ...] = (
+    *sd.FAMILIES,
+    *sd3.FAMILIES,
+    *flux.FAMILIES,
+    *chroma.FAMILIES,
+    *lumina.FAMILIES,
+    *qwen.FAMILIES,
+    *wan.FAMILIES,
+)
 """Every family that can be erased; a new one is a file beside this one, and its rows here."""
 
 
@@ -44,16 +52,15 @@ _REFUSED = {
     "SD21UNCLIP": "an unCLIP model",
     "Flux": "a model of FLUX's layout that is neither FLUX.1 dev nor schnell",
     "Flux2": "FLUX.2 dev",
-    "Chroma": "Chroma",
-    "Lumina2": "Z-Image or Lumina 2",
-    "QwenImage": "Qwen-Image",
+    "ChromaRadiance": "Chroma Radiance",
     "HiDream": "HiDream",
     "AuraFlow": "AuraFlow",
     "PixArt": "PixArt",
     "HunyuanImage21": "HunyuanImage",
     "Anima": "Anima",
     "Krea2": "Krea 2",
-    "WAN21": "a video model (Wan)",
+    "WAN21_Vace": "a video model (Wan VACE)",
+    "WAN22": "a video model (Wan 2.2 5B)",
     "HunyuanVideo": "a video model (HunyuanVideo)",
     "LTXV": "a video model (LTX)",
 }

@@ -1,0 +1,42 @@
+"""Z-Image and Lumina 2: text and picture each refined alone, then together through layers with shared weights.
+
+No erasure of them is published; esd-x is the attention of the joint layers, as it is officially in FLUX.
+"""
+
+from __future__ import annotations
+
+from ....esd.selection import LayerNames, Rows
+from .family import Backward, Family
+
+JOINT = ("layers.*.attention.qkv.", "layers.*.attention.out.")
+TEXT = ("context_refiner.", "cap_embedder.1.")
+BACKWARD = Backward(("JointTransformerBlock",))
+
+Z_IMAGE = LayerNames(
+    text_attention=JOINT,
+    text_key_value=(Rows("layers.*.attention.qkv.", 1, 3),),
+    self_attention=(),
+    text_stream=TEXT,
+    methods=("esd-x", "esd-x-strict", "text-stream"),
+)
+LUMINA = LayerNames(
+    text_attention=JOINT, text_key_value=(), self_attention=(), text_stream=TEXT, methods=("esd-x", "text-stream")
+)
+"""Its keys and values have fewer heads than the queries, so they are no thirds of the fused projection."""
+
+FAMILIES = tuple(
+    Family(
+        name,
+        layer_names,
+        1024,
+        4.0,
+        lambda kind, config, modulated=modulated: (
+            kind == "Lumina2" and bool(config.get("z_image_modulation")) is modulated
+        ),
+        BACKWARD,
+        joint_attention=True,
+        cells_per_token=2,
+        experimental=True,
+    )
+    for name, layer_names, modulated in (("Z-Image", Z_IMAGE, True), ("Lumina 2", LUMINA, False))
+)
