@@ -8,7 +8,7 @@ import torch
 
 from ....esd.erasure import PREFIX
 from ....esd.errors import EsdError
-from . import chroma, flux, lumina, qwen, sd, sd3, wan
+from . import anima, chroma, flux, krea, lumina, qwen, sd, sd3, wan
 from .family import Family
 
 NETWORK_PREFIX = PREFIX
@@ -23,6 +23,8 @@ FAMILIES: tuple[Family, ...] = (
     *lumina.FAMILIES,
     *qwen.FAMILIES,
     *wan.FAMILIES,
+    *anima.FAMILIES,
+    *krea.FAMILIES,
 )
 """Every family that can be erased; a new one is a file beside this one, and its rows here."""
 
@@ -57,8 +59,6 @@ _REFUSED = {
     "AuraFlow": "AuraFlow",
     "PixArt": "PixArt",
     "HunyuanImage21": "HunyuanImage",
-    "Anima": "Anima",
-    "Krea2": "Krea 2",
     "WAN21_Vace": "a video model (Wan VACE)",
     "WAN22": "a video model (Wan 2.2 5B)",
     "HunyuanVideo": "a video model (HunyuanVideo)",

@@ -55,6 +55,8 @@ class Family:
     """Of a latent along each side."""
     mu: Callable[[int, int], float] | None = None
     """The exponential shift of the flow's schedule by image tokens and steps, where the family publishes one."""
+    adapter_in_network: bool = False
+    """Whether the network itself makes its conditions of the texts, as it does for hosts in training."""
     diffusers: Callable[[Mapping[str, Any]], Names] = unet_names
     """What diffusers calls the tensors, by the configuration of the network."""
     experimental: bool = False

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import comfy.model_management
+import comfy.quant_ops
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -19,14 +21,27 @@ def training_mode() -> Iterator[None]:
 
     Without it their fast kernels have no backward; it is open for the base too, so that both compute alike.
     """
-    before = getattr(comfy.model_management, "in_training", None)
+    with ExitStack() as stack:
+        if hasattr(comfy.model_management, "in_training"):
+            stack.enter_context(_replaced(comfy.model_management, "in_training", True))
+        kitchen = getattr(comfy.quant_ops, "ck", None)
+        if hasattr(kitchen, ROPE):  # which does not ask for `in_training`
+            eager = importlib.import_module("comfy_kitchen.backends.eager")
+            stack.enter_context(_replaced(kitchen, ROPE, getattr(eager, ROPE)))
+        yield
+
+
+ROPE = "rms_rope_split_half"
+
+
+@contextmanager
+def _replaced(place: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(place, name)
+    setattr(place, name, value)
     try:
-        if before is not None:
-            comfy.model_management.in_training = True
         yield
     finally:
-        if before is not None:
-            comfy.model_management.in_training = before
+        setattr(place, name, before)
 
 
 @contextmanager

@@ -47,9 +47,10 @@ def _encode(
     model, family = host.patcher, host.family
     encoded = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
     converted = comfy.sampler_helpers.convert_cond(encoded)[:1]
-    (made,) = comfy.samplers.encode_model_conds(
-        model.model.extra_conds, converted, noise, comfy.model_management.intermediate_device(), "positive"
-    )
+    with torch.inference_mode(torch.is_inference_mode_enabled() and not family.adapter_in_network):
+        (made,) = comfy.samplers.encode_model_conds(
+            model.model.extra_conds, converted, noise, comfy.model_management.intermediate_device(), "positive"
+        )
     with torch.inference_mode(False):
         told = {name: c.cond for name, c in made["model_conds"].items() if c.cond is not None}
         tensors = {name: c.clone().to(device) for name, c in told.items() if isinstance(c, torch.Tensor)}

@@ -42,7 +42,7 @@ class Stage:
     device: str
     stored: torch.dtype
     computed: torch.dtype
-    condition: tuple[tuple[str, tuple[int, ...]], ...]
+    condition: tuple[tuple[str, tuple[int, ...], torch.dtype], ...]
     constants: Mapping[str, Any] = field(compare=False, default_factory=dict)
 
     def denoiser(self) -> HostDenoiser:
@@ -60,7 +60,9 @@ class Stage:
 
     def inputs(self, samples: int) -> tuple[Tensor, Tensor, Condition]:
         """x, sigma and conditions of so many samples."""
-        tensors = {name: torch.empty((samples, *shape[1:]), device=META) for name, shape in self.condition}
+        tensors = {
+            n: torch.empty((samples, *shape[1:]), dtype=dtype, device=META) for n, shape, dtype in self.condition
+        }
         x, sigma = torch.empty((samples, *self.latent), device=META), torch.ones(samples, device=META)
         return x, sigma, Condition(tensors, self.constants)
 
@@ -87,9 +89,25 @@ def stage(
         device.type,
         dtype,
         computed,
-        tuple(sorted((name, tuple(t.shape)) for name, t in condition.tensors.items())),
+        _inputs(condition, host.family.adapter_in_network),
         condition.constants,
     )
+
+
+ADAPTED_TOKENS = 512
+"""To how many tokens an adapter in the network fills up a text."""
+
+
+def _inputs(condition: Condition, adapted: bool) -> tuple[tuple[str, tuple[int, ...], torch.dtype], ...]:
+    """Return names, shapes and kinds of what the network is told; numbers of tokens stay whole numbers.
+
+    An adapter, which is small beside its network, does not run on the meta device: what it makes is told instead.
+    """
+    tensors = sorted(condition.tensors.items())
+    if adapted:
+        context = condition.tensors["c_crossattn"]
+        return (("c_crossattn", (1, max(ADAPTED_TOKENS, context.shape[1]), context.shape[2]), torch.float32),)
+    return tuple((n, tuple(t.shape), torch.float32 if t.is_floating_point() else t.dtype) for n, t in tensors)
 
 
 def _shapes(host: HostModel, dtype: torch.dtype) -> tuple[tuple[str, tuple[int, ...]], ...]:
