@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 pytest.importorskip("diffusers")
-from support.dit_models import OTHERS, Twin, build, twin  # noqa: E402
+from support.dit_models import DITS, OTHERS, Twin, build, twin  # noqa: E402
 
 CLOSE, ETA, STEPS = 1e-4, 1.5, 6
 LARGE = {"anima": pytest.mark.full}
@@ -234,6 +234,8 @@ REAL: dict[str, tuple[str, dict[str, Any]]] = {
                            "axes_dims": [32, 32, 32], "cap_feat_dim": 2304}),
     "wan 1.3B": ("WAN21_T2V", {**OTHERS["wan"].config, "dim": 1536, "ffn_dim": 8960, "num_heads": 12,
                                "num_layers": 30}),
+    "krea": ("Krea2", {"image_model": "krea2"}),
+    "anima": ("Anima", {**OTHERS["anima"].config, "model_channels": 2048, "num_blocks": 28, "num_heads": 16}),
 }  # fmt: skip
 COUNTS = [
     ("chroma", "esd-x", 228, 2511),
@@ -250,6 +252,12 @@ COUNTS = [
     ("wan 1.3B", "esd-x", 240, 283),
     ("wan 1.3B", "esd-x-strict", 120, 142),
     ("wan 1.3B", "selfattn", 240, 283),
+    ("krea", "esd-x", 112, 2642),
+    ("krea", "esd-x-strict", 56, 528),
+    ("krea", "text-stream", 37, 397),
+    ("anima", "esd-x", 112, 352),
+    ("anima", "esd-x-strict", 56, 117),
+    ("anima", "text-stream", 74, 102),
 ]
 
 
@@ -277,3 +285,42 @@ def test_a_wan_model_that_needs_a_picture_is_refused_by_its_type(comfy: Any) -> 
     base.model_config.unet_config["model_type"] = "i2v"
     with pytest.raises(EsdError, match="a Wan model of the type i2v"):
         identify(SimpleNamespace(model=base))
+
+
+@pytest.mark.parametrize("name", ["dev", "wan", "zimage"])
+def test_a_watched_run_shows_previews_and_goes_on_from_its_snapshot(
+    comfy: Any, node_classes: Any, runs: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With embedded guidance, latents of five dimensions, and conditions that are no tensors."""
+    from esd_pack.esd.concepts import make_concept
+    from esd_pack.esd.settings import Settings
+    from esd_pack.nodes.host.run import preview
+    from esd_pack.nodes.host.run.erase import erase_model
+    from esd_pack.nodes.host.run.monitor import MonitoredRun, MonitorOptions
+
+    row = {**DITS, **OTHERS}[name]
+    settings = Settings(rank=4, steps=3, num_inference_steps=4, trajectory_batch=2, width=row.side, height=row.side)
+    shown, after = [], MonitoredRun._after
+
+    def watched(self: Any, step: Any) -> bool:
+        ends = after(self, step)
+        shown.append((dict(self.live.left), dict(self.failures)))
+        if step.index == 1 and len(shown) == 2:
+            raise KeyboardInterrupt
+        return ends
+
+    def run(**monitor: Any) -> Any:
+        with torch.inference_mode():
+            options = MonitorOptions(node="1", **monitor) if monitor else None
+            return erase_model(row.model(), row.text, [make_concept("a cat")], [], settings, monitor=options)
+
+    monkeypatch.setattr(preview, "STEPS", 2)
+    monkeypatch.setattr(MonitoredRun, "_after", watched)
+    whole = run()
+    with pytest.raises(KeyboardInterrupt):
+        run(preview_every=1)
+    resumed = run(preview_every=1, start="resume")
+    assert [failed for _, failed in shown] == [{}] * 3 and all("a cat" in left for left, _ in shown)
+    assert resumed.losses == whole.losses
+    for key, change in whole.weights.low_rank.items():
+        assert torch.equal(change.up, resumed.weights.low_rank[key].up)
