@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -168,3 +169,41 @@ def test_patches_on_a_quantised_model_are_refused(comfy: Any) -> None:
     model.add_patches({key: ("diff", (torch.ones(128, 128),))}, 1.0)
     with torch.inference_mode(), pytest.raises(EsdError, match="is quantised and carries LoRAs"):
         erase_model(model, DITS[NAME].text, [make_concept("cat")], [], Settings(**SMALL, rank=4))
+
+
+def test_a_run_is_kept_and_reused(model: Any, runs: Any, node_classes: Any) -> None:
+    """Its key is made of the weights as they are kept."""
+    from esd_pack.esd.concepts import make_concept
+    from esd_pack.esd.settings import Settings
+    from esd_pack.nodes.host.run.erase import erase_model
+    from esd_pack.nodes.host.run.monitor import MonitorOptions
+
+    with torch.inference_mode():
+        first, again = (
+            erase_model(
+                model,
+                DITS[NAME].text,
+                [make_concept("cat")],
+                [],
+                Settings(**SMALL, rank=4),
+                monitor=MonitorOptions(node="1"),
+            )
+            for _ in range(2)
+        )
+    assert len(list(runs.iterdir())) == 1 and first.losses == again.losses
+    assert all(torch.equal(c.up, again.weights.low_rank[n].up) for n, c in first.weights.low_rank.items())
+
+
+def test_whole_checkpoints_and_absolute_values_are_refused(comfy: Any, tmp_path: Any) -> None:
+    from esd_pack.esd.erasure import Erasure, LowRankChange
+    from esd_pack.esd.errors import EsdError
+    from esd_pack.nodes.host.files import export, save
+
+    model = stored_as_fp8()
+    parts = save.Parts(model, SimpleNamespace(), SimpleNamespace())
+    with pytest.raises(EsdError, match="quantised .* so a checkpoint would lose small changes: save the erasure alone"):
+        save.save_checkpoint("checkpoints/erased", parts, None, {})
+    key = "diffusion_model.double_blocks.0.txt_attn.proj.weight"
+    weights = Erasure({}, low_rank={key: LowRankChange(torch.ones(128, 2), torch.ones(2, 128))})
+    with pytest.raises(EsdError, match="quantised .* absolute values would lose small changes: load the bf16 file"):
+        export.format_of("official").write(tmp_path / "w.safetensors", export.Export(weights, {}, model))
