@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from .full import FullStudent
 from .low_rank import LowRankStudent
 from .student import Student, StudentPlan, parameter_shapes
@@ -9,7 +11,6 @@ from .student import Student, StudentPlan, parameter_shapes
 __all__ = ["FullStudent", "LowRankStudent", "Student", "StudentPlan", "make_student", "parameter_shapes"]
 
 
-def make_student(plan: StudentPlan, network: object) -> Student:
-    """Return the student of a plan over a frozen network (a `torch.nn.Module`), equal to it at first."""
-    kind: type[FullStudent] | type[LowRankStudent] = LowRankStudent if plan.rank else FullStudent
-    return kind(plan, network)  # type: ignore[arg-type]
+def make_student(plan: StudentPlan, network: nn.Module) -> Student:
+    """Return the student of a plan over a frozen network, equal to it at first."""
+    return LowRankStudent(plan, network) if plan.rank else FullStudent(plan, network)

@@ -32,8 +32,9 @@ class StudentPlan:
 class Student(Protocol):
     """What is trained over one frozen network."""
 
-    trainable: Mapping[str, torch.nn.Parameter]
-    """The float32 parameters by name, on the network's device."""
+    @property
+    def trainable(self) -> Mapping[str, torch.nn.Parameter]:
+        """The float32 parameters by name, on the network's device."""
 
     def attached(self, dtype: torch.dtype) -> AbstractContextManager[None]:
         """While it is open the network answers as the student; its layers compute in `dtype`."""

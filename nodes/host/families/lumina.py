@@ -5,6 +5,9 @@ No erasure of them is published; esd-x is the attention of the joint layers, as 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from ....esd.selection import LayerNames, Rows
 from .family import Backward, Family
 
@@ -24,19 +27,22 @@ LUMINA = LayerNames(
 )
 """Its keys and values have fewer heads than the queries, so they are no thirds of the fused projection."""
 
+
+def _modulated(as_z_image: bool) -> Callable[[str, dict[str, Any]], bool]:
+    return lambda kind, config: kind == "Lumina2" and bool(config.get("z_image_modulation")) is as_z_image
+
+
 FAMILIES = tuple(
     Family(
         name,
         layer_names,
         1024,
         4.0,
-        lambda kind, config, modulated=modulated: (
-            kind == "Lumina2" and bool(config.get("z_image_modulation")) is modulated
-        ),
+        _modulated(as_z_image),
         BACKWARD,
         joint_attention=True,
         cells_per_token=2,
         experimental=True,
     )
-    for name, layer_names, modulated in (("Z-Image", Z_IMAGE, True), ("Lumina 2", LUMINA, False))
+    for name, layer_names, as_z_image in (("Z-Image", Z_IMAGE, True), ("Lumina 2", LUMINA, False))
 )
