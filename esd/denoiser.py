@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import torch
 from einops import repeat
@@ -23,6 +23,17 @@ class Condition:
     """Everything the network is told beside x_t and sigma for one prompt; each tensor is "1 ..."."""
 
     tensors: Mapping[str, Tensor]
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    """What is no tensor (a number of tokens): only prompts that agree in it go through the network together."""
+    sampling: Mapping[str, Tensor] = field(default_factory=dict)
+    """What is told otherwise on a trajectory: the guidance of networks that have it as an input, and need no CFG."""
+    repeatable: bool = True
+    """Whether tokens may be repeated to the length of a longer prompt: cross-attention does not notice."""
+
+    @property
+    def on_trajectory(self) -> Condition:
+        """What the network is told while a trajectory is sampled."""
+        return replace(self, tensors={**self.tensors, **self.sampling}) if self.sampling else self
 
 
 def stack(conditions: Sequence[Condition]) -> Condition:
@@ -31,8 +42,41 @@ def stack(conditions: Sequence[Condition]) -> Condition:
     Token sequences ("1 n d") of different lengths are repeated to their least common multiple: attention over a
     repeated sequence equals attention over the sequence itself.
     """
-    names = conditions[0].tensors.keys()
-    return Condition({name: torch.cat(same_length([c.tensors[name] for c in conditions])) for name in names})
+    first = conditions[0]
+    tensors = {n: torch.cat(same_length([c.tensors[n] for c in conditions])) for n in first.tensors}
+    return replace(first, tensors=tensors, sampling={})
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Conditions ready for the network: for each call the rows that it answers for, and what it is told."""
+
+    calls: tuple[tuple[list[int], Condition], ...]
+
+
+def batched(conditions: Sequence[Condition]) -> Batch:
+    """Put conditions into as few calls as their kind allows, in order.
+
+    Joint attention would see repeated tokens more often, so prompts of other lengths are calls of their own there.
+    """
+    rows: dict[Any, list[int]] = {}
+    for row, each in enumerate(conditions):
+        rows.setdefault(_shared(each), []).append(row)
+    return Batch(tuple((own, stack([conditions[row] for row in own])) for own in rows.values()))
+
+
+def _shared(condition: Condition) -> Any:
+    """Return what conditions of one call have in common."""
+    shapes = () if condition.repeatable else tuple((n, t.shape) for n, t in sorted(condition.tensors.items()))
+    return shapes, repr(sorted(condition.constants.items()))
+
+
+def predict(denoiser: Denoiser, x: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
+    """Return the network's raw outputs for x ("b ...") and sigma ("b"), whatever the calls, in the order of x."""
+    if len(batch.calls) == 1:
+        return denoiser.predict(x, sigma, batch.calls[0][1])
+    answers = torch.cat([denoiser.predict(x[rows], sigma[rows], told) for rows, told in batch.calls])
+    return answers[torch.tensor([row for rows, _ in batch.calls for row in rows], device=x.device).argsort()]
 
 
 def same_length(tensors: list[Tensor]) -> list[Tensor]:
@@ -55,8 +99,8 @@ def same_length(tensors: list[Tensor]) -> list[Tensor]:
 class Denoiser(Protocol):
     """A frozen network (the base) and its trainable double (the student) over the same weights.
 
-    x is the host's sigma-parametrised sample, "b c h w": x0 + sigma * noise for epsilon- and v-prediction,
-    (1 - sigma) * x0 + sigma * noise for rectified flow.  sigma is "b", float32.
+    x is the host's sigma-parametrised sample, "b c h w" (or "b c t h w"): x0 + sigma * noise for epsilon- and
+    v-prediction, (1 - sigma) * x0 + sigma * noise for rectified flow.  sigma is "b", float32.
     """
 
     @property
@@ -65,7 +109,7 @@ class Denoiser(Protocol):
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
-        """The shape of one sample, "c h w"."""
+        """The shape of one sample, "c h w", or "c t h w" for networks of videos."""
 
     @property
     def device(self) -> torch.device:

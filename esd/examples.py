@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .concepts import NULL_PROMPT, Concept, Keep
 from .contexts import ETA, kind_of
-from .denoiser import Condition, Denoiser, stack
+from .denoiser import Condition, Denoiser, batched, predict
 from .errors import EsdError
 from .objective import target
 from .settings import ETA_BY_KIND, Settings
@@ -278,13 +278,13 @@ def complete_targets(
         (row, prompt): raw[row]
         for row, each in specs.items()
         for prompt, raw in ((NULL_PROMPT, level.uncond), (each.prompt, level.cond))
-        if not by_student
+        if raw is not None and not by_student
     }
     missing = [(r, p) for r, each in specs.items() for p in dict.fromkeys(each.prompts) if (r, p) not in known]
     if missing:
         x = torch.stack([level.x[row] for row, _ in missing])
         sigma = torch.stack([level.sigma[row] for row, _ in missing])
-        answers = denoiser.predict(x, sigma, stack([conditions[p] for _, p in missing]))
+        answers = predict(denoiser, x, sigma, batched([conditions[p] for _, p in missing]))
         known.update(zip(missing, answers, strict=True))
     return [
         Example(

@@ -67,6 +67,30 @@ PRESETS: dict[str, dict[str, Any]] = {
         "guidance_scale": 3.0,
         "eta_erase_from": 2.0,
     },
+    "official-2026-flux": {
+        **_PUBLISHED,
+        "steps": 1400,
+        "learning_rate": 1e-4,
+        "eta": 0.0,
+        "sampler_model": "base",
+        "num_inference_steps": 28,
+        "guidance_scale": 3.5,
+        "training_guidance": 1.0,
+        "width": 512,
+        "height": 512,
+        "eta_erase_from": 1.0,
+    },
+    "official-2026-klein": {
+        **_PUBLISHED,
+        "steps": 1400,
+        "learning_rate": 1e-4,
+        "eta": 0.0,
+        "sampler_model": "base",
+        "guidance_scale": 4.0,
+        "width": 1024,
+        "height": 1024,
+        "eta_erase_from": 1.0,
+    },
 }
 """What each published run used, by source; `default` is ours.  eta is the paper's (see objective.ETA_OFFSET)."""
 

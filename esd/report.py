@@ -35,11 +35,9 @@ def describe(weights: Erasure) -> str:
     lines += [f"{title}: {metadata[key]}" for title, key in PLAIN if metadata.get(key)]
     left = as_dict(metadata.get("esd.left"))
     lines += [f"left of {prompt}: {share} %" for prompt, share in left.items() if as_float(share) is not None]
-    values = sum(t.numel() for t in weights.differences.values())
-    norm = math.sqrt(sum(map(_squares, weights.differences.values())))
-    lines.append(
-        f"changes {len(weights.differences)} tensors, {values:,} values, {weights.get_ram_usage() / 2**20:.1f} MB"
-    )
+    values = sum(t.numel() for t in weights.tensors)
+    norm = math.sqrt(sum(_squares(weights.change(name)) for name in weights.names))
+    lines.append(f"changes {len(weights.names)} tensors, {values:,} values, {weights.get_ram_usage() / 2**20:.1f} MB")
     lines.append(f"size of the change (Frobenius norm): {norm:.4g}")
     return "\n".join(lines)
 
@@ -65,14 +63,17 @@ def _concept(concept: dict[str, Any]) -> str:
     return told + (f" (weight {weight:g})" if weight not in (None, 1) else "")
 
 
-_LAYER = re.compile(r"((?:input|output)_blocks\.\d+|middle_block|joint_blocks\.\d+)(?:.*\.(attn\d|ff))?")
+_LAYER = re.compile(
+    r"((?:input|output|joint|double|single)_blocks\.\d+|middle_block)(?:.*\.(attn\d|ff|img_attn|txt_attn|linear1))?"
+)
 
 
 def layer_norms(weights: Erasure) -> dict[str, float]:
     """Return the root mean square of the change by layer (attention, feed-forward, rest), in the network's order."""
     squares: dict[str, float] = {}
     counts: dict[str, int] = {}
-    for name, change in weights.differences.items():
+    for name in weights.names:
+        change = weights.change(name)
         layer = _layer(name.removeprefix(PREFIX))
         squares[layer] = squares.get(layer, 0.0) + _squares(change)
         counts[layer] = counts.get(layer, 0) + change.numel()
@@ -87,6 +88,9 @@ def _layer(name: str) -> str:
 
 
 def _order(layer: str) -> tuple[int, list[int], str]:
-    places = ("time_embed", "label_emb", "input_blocks", "joint_blocks", "middle_block", "output_blocks", "out")
+    places = (
+        *("time_embed", "label_emb", "input_blocks", "joint_blocks", "double_blocks", "single_blocks"),
+        *("middle_block", "output_blocks", "out"),
+    )
     start = re.split(r"[. ]", layer)[0]
     return (places.index(start) if start in places else len(places), [int(n) for n in re.findall(r"\d+", layer)], layer)

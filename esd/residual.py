@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .concepts import NULL_PROMPT
-from .denoiser import Condition, Denoiser, stack
+from .denoiser import Condition, Denoiser, batched, predict
 from .examples import TargetSpec
 from .settings import Settings
 from .trajectory import cfg_trajectory
@@ -65,12 +65,12 @@ def hold_out(
     made = []
     for row, spec in enumerate(specs):
         x, sigma = torch.stack([s.x[row] for s in steps]), torch.stack([s.sigma[row] for s in steps])
-        known = {
-            NULL_PROMPT: torch.stack([s.uncond[row] for s in steps]),
-            spec.prompt: torch.stack([s.cond[row] for s in steps]),
-        }
-        for prompt in {spec.erase, spec.null} - known.keys():
-            known[prompt] = denoiser.predict(x, sigma, stack([conditions[prompt]] * len(x)))
+        known: dict[str, Tensor] = {}
+        if steps[0].cond is not None:  # with embedded guidance the trajectory has neither prompt without it
+            known[NULL_PROMPT] = torch.stack([s.uncond[row] for s in steps if s.uncond is not None])
+            known[spec.prompt] = torch.stack([s.cond[row] for s in steps if s.cond is not None])
+        for prompt in {spec.prompt, spec.erase, spec.null} - known.keys():
+            known[prompt] = predict(denoiser, x, sigma, batched([conditions[prompt]] * len(x)))
         null = known[spec.null]
         made.append(HeldOut(spec.prompt, spec.null, x, sigma, known[spec.prompt] - null, known[spec.erase] - null))
     return made
@@ -85,7 +85,7 @@ def signed_residuals(
     prompts = [conditions[p.prompt] for p in points for _ in p.x]
     nulls = [conditions[p.null] for p in points for _ in p.x]
     with denoiser.student():
-        cond, uncond = denoiser.predict(torch.cat([x, x]), sigma.repeat(2), stack(prompts + nulls)).chunk(2)
+        cond, uncond = predict(denoiser, torch.cat([x, x]), sigma.repeat(2), batched(prompts + nulls)).chunk(2)
     base, change = (torch.cat([getattr(p, name) for p in points]).flatten(1) for name in ("base", "change"))
     moved = ((cond - uncond).flatten(1) - base) * change
     rho = 1 + moved.sum(1) / change.square().sum(1).clamp(min=1e-30)

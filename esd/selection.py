@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from .errors import EsdError
 
@@ -14,23 +15,46 @@ class ParameterInfo:
 
     name: str
     kind: str  # "linear", "conv" or "other" (norms, embeddings)
+    width: int = 0
+    """How many features go into a Linear layer."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Layers of which only some rows are meant, counted in the widths of what goes into them.
+
+    A fused projection is [q; k; v], each as high as the layer is wide: its keys and values are the rows 1 to 3.
+    """
+
+    name: str
+    first: int
+    last: int
+
+
+Entry = str | Rows
 
 
 @dataclass(frozen=True)
 class LayerNames:
     """How a model family calls the parts that the rules speak of; each entry is a substring of a name."""
 
-    text_attention: tuple[str, ...] = ("attn2.",)
-    text_key_value: tuple[str, ...] = ("attn2.to_k.", "attn2.to_v.")
-    self_attention: tuple[str, ...] = ("attn1.",)
+    text_attention: tuple[Entry, ...] = ("attn2.",)
+    text_key_value: tuple[Entry, ...] = ("attn2.to_k.", "attn2.to_v.")
+    self_attention: tuple[Entry, ...] = ("attn1.",)
+    text_stream: tuple[Entry, ...] = ()
+    """The layers that only text tokens go through, where text and picture share their attention."""
     outside_blocks: tuple[str, ...] = ()
     """What esd-u and esd-all leave alone in this family (SDXL: embeddings, first and last layer)."""
     methods: tuple[str, ...] | None = None
     """The methods that make sense for this family; None means all."""
 
 
-UNET = LayerNames()
-SDXL_UNET = LayerNames(outside_blocks=("emb", "input_blocks.0.0.", "out."))
+UNET_METHODS = (
+    *("esd-x", "esd-x-strict", "esd-u", "esd-all", "selfattn"),
+    *("xattn", "noxattn", "full", "notime", "xlayer", "selflayer"),
+)
+UNET = LayerNames(methods=UNET_METHODS)
+SDXL_UNET = LayerNames(outside_blocks=("emb", "input_blocks.0.0.", "out."), methods=UNET_METHODS)
 
 
 @dataclass(frozen=True)
@@ -40,10 +64,18 @@ class Method:
     selects: Callable[[str, LayerNames], bool]
     linear_and_conv_only: bool
     source: str
+    entries: Callable[[LayerNames], tuple[Entry, ...]] = lambda layer_names: ()
+    """The entries of the layer names that may ask for some rows alone."""
 
 
-def _has(name: str, parts: Iterable[str]) -> bool:
-    return any(part in name for part in parts)
+def _has(name: str, parts: Iterable[Entry]) -> bool:
+    return any(_is_in(part, name) for part in parts)
+
+
+def _is_in(entry: Entry, name: str) -> bool:
+    """Whether an entry is part of a name; "*" stands for anything, and then the name begins with the entry."""
+    text = entry if isinstance(entry, str) else entry.name
+    return fnmatchcase(name, f"{text}*") if "*" in text else text in name
 
 
 def _outside(name: str, layer_names: LayerNames) -> bool:
@@ -51,8 +83,10 @@ def _outside(name: str, layer_names: LayerNames) -> bool:
 
 
 METHODS: dict[str, Method] = {
-    "esd-x": Method(lambda n, f: _has(n, f.text_attention), True, "official 2025, 2026"),
-    "esd-x-strict": Method(lambda n, f: _has(n, f.text_key_value), True, "official 2025, 2026"),
+    "esd-x": Method(lambda n, f: _has(n, f.text_attention), True, "official 2025, 2026", lambda f: f.text_attention),
+    "esd-x-strict": Method(
+        lambda n, f: _has(n, f.text_key_value), True, "official 2025, 2026", lambda f: f.text_key_value
+    ),
     "esd-u": Method(lambda n, f: not _has(n, f.text_attention) and not _outside(n, f), True, "official 2025, 2026"),
     "esd-all": Method(lambda n, f: not _outside(n, f), True, "official 2025, 2026"),
     "selfattn": Method(lambda n, f: _has(n, f.self_attention), True, "official 2023, 2026"),
@@ -74,6 +108,9 @@ METHODS: dict[str, Method] = {
         False,
         "official 2023",
     ),
+    "text-stream": Method(
+        lambda n, f: _has(n, f.text_stream), True, "tomguluson92/Erasing_Flux 2024: textattn", lambda f: f.text_stream
+    ),
 }
 
 
@@ -89,3 +126,16 @@ def select(method: str, weights: Iterable[ParameterInfo], layer_names: LayerName
     if not names:
         raise EsdError(f'The method "{method}" selects no weight of this model: choose another, such as esd-u.')
     return names
+
+
+def row_slices(method: str, weights: Iterable[ParameterInfo], layer_names: LayerNames) -> dict[str, tuple[int, int]]:
+    """Return the first and the last row (not included) of each selected weight of which only some are trained."""
+    entries = [entry for entry in METHODS[method].entries(layer_names) if isinstance(entry, Rows)]
+    infos = list(weights)
+    chosen = set(select(method, infos, layer_names))
+    return {
+        info.name: (entry.first * info.width, entry.last * info.width)
+        for info in infos
+        for entry in entries
+        if info.name in chosen and _is_in(entry, info.name)
+    }

@@ -102,6 +102,24 @@ FIELDS: dict[str, Field] = {
         official="guidance_scale",
         step=0.5,
     ),
+    "training_guidance": Field(
+        0.0,
+        "For models that have guidance as an input (FLUX.1 dev): the guidance at which target and student predict; 0 "
+        "means the model family's own (1).",
+        0.0,
+        100.0,
+        official="guidance_scale",
+        step=0.5,
+        rare=True,
+    ),
+    "rank": Field(
+        0,
+        "0 trains the weights themselves. Above 0 a low-rank change beside each Linear layer is trained (a LoRA, 16 is "
+        "usual): far less memory, and the model may be quantised (fp8).",
+        0,
+        1024,
+        rare=True,
+    ),
     "samples_per_trajectory": Field(
         10, "How many noise levels of each trajectory become examples; 1 is as published.", 1, 1000, rare=True
     ),
@@ -208,6 +226,8 @@ class Settings:
     sampler_model: str = _default("sampler_model")
     num_inference_steps: int = _default("num_inference_steps")
     guidance_scale: float = _default("guidance_scale")
+    training_guidance: float = _default("training_guidance")
+    rank: int = _default("rank")
     samples_per_trajectory: int = _default("samples_per_trajectory")
     strided: bool = _default("strided")
     trajectory_batch: int = _default("trajectory_batch")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .concepts import Concept, Keep
-from .denoiser import Condition, Denoiser, stack
+from .denoiser import Condition, Denoiser, batched, predict
 from .errors import EsdError
 from .examples import Example, ExampleStream, StreamState, concept_specs, keep_specs
 from .objective import loss
@@ -255,9 +255,9 @@ def backward(denoiser: Denoiser, conditions: Mapping[str, Condition], batch: lis
     """Accumulate the gradients of one micro-batch; returns its loss, the weighted mean over its examples."""
     x, wanted = (torch.stack(each).to(denoiser.device) for each in ([e.x for e in batch], [e.target for e in batch]))
     sigma = torch.tensor([e.sigma for e in batch], device=denoiser.device)
-    condition = stack([conditions[e.prompt] for e in batch])
+    told = batched([conditions[e.prompt] for e in batch])
     with torch.enable_grad(), denoiser.student():
-        value = loss(denoiser.predict(x, sigma, condition), wanted, _weights(batch, denoiser.device))
+        value = loss(predict(denoiser, x, sigma, told), wanted, _weights(batch, denoiser.device))
         (value * share).backward()
     return float(value.detach())
 

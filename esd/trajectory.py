@@ -6,21 +6,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
-from .denoiser import Condition, Denoiser, stack
+from .denoiser import Condition, Denoiser, batched, predict
 
 
 @dataclass(frozen=True)
 class TrajectoryStep:
-    """A batch of trajectories at one noise level: sigma "b", and x and the raw predictions there, all "b c h w"."""
+    """A batch of trajectories at one noise level: sigma "b", and x and the raw predictions there, all "b c h w".
+
+    `guided` is what the step follows.  With embedded guidance there is no prediction of either prompt without it.
+    """
 
     index: int
     sigma: Tensor
     x: Tensor
-    uncond: Tensor
-    cond: Tensor
+    uncond: Tensor | None
+    cond: Tensor | None
+    guided: Tensor
 
 
 @torch.no_grad()
@@ -31,20 +34,29 @@ def cfg_trajectory(
 
     noise is "b c h w", standard normal; conditions has one entry a trajectory; sigmas is "n b", high to low, a column
     a trajectory.  The step is Euler's on dx/dsigma = (x - x0) / sigma, which for epsilon- and v-prediction is the
-    DDIM step with its own eta 0, written in sigma space.
+    DDIM step with its own eta 0, written in sigma space.  Conditions that say something else on a trajectory have the
+    guidance as an input of the network: there the call is for one prompt, and `guidance` is left alone.
     """
-    batch = len(conditions)
-    both = stack([null] * batch + conditions)
+    embedded = bool(conditions[0].sampling)
+    told = batched([c.on_trajectory for c in conditions] if embedded else [null] * len(conditions) + conditions)
     x = denoiser.pure_noise(noise, sigmas[0])
     for index, sigma in enumerate(sigmas):
-        raw = denoiser.predict(torch.cat([x, x]), sigma.repeat(2), both)
-        uncond, cond = rearrange(raw, "(p b) c h w -> p b c h w", p=2)
-        yield TrajectoryStep(index, sigma, x, uncond, cond)
+        if embedded:
+            uncond, cond, guided = None, None, predict(denoiser, x, sigma, told)
+        else:
+            uncond, cond = predict(denoiser, torch.cat([x, x]), sigma.repeat(2), told).chunk(2)
+            guided = uncond + guidance * (cond - uncond)
+        yield TrajectoryStep(index, sigma, x, uncond, cond, guided)
         if index + 1 < len(sigmas):
-            x = euler_step(denoiser, uncond + guidance * (cond - uncond), x, sigma, sigmas[index + 1])
+            x = euler_step(denoiser, guided, x, sigma, sigmas[index + 1])
 
 
 def euler_step(denoiser: Denoiser, raw: Tensor, x: Tensor, sigma: Tensor, next_sigma: Tensor) -> Tensor:
     """Take one Euler step of the probability-flow ODE, from sigma down to next_sigma ("b" each)."""
-    d = (x - denoiser.denoised(raw, x, sigma)) / rearrange(sigma, "b -> b 1 1 1")
-    return x + d * rearrange(next_sigma - sigma, "b -> b 1 1 1")
+    d = (x - denoiser.denoised(raw, x, sigma)) / _along(sigma, x)
+    return x + d * _along(next_sigma - sigma, x)
+
+
+def _along(values: Tensor, x: Tensor) -> Tensor:
+    """Return one value a sample ("b") in a shape that goes with x ("b ...")."""
+    return values.reshape(-1, *[1] * (x.ndim - 1))

@@ -30,10 +30,12 @@ WIDGETS = (
     "precision",
     "deterministic",
     "contexts",
+    "training_guidance",
+    "rank",
 )
 """The settings of this node, in the order of their widgets."""
 
-SINCE = {"deterministic", "contexts"}
+SINCE = {"deterministic", "contexts", "training_guidance", "rank"}
 """Widgets that graphs of version 0.1.0 do not have, and that they may leave out."""
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 import torch
 from torch import Tensor
 
+from ..erasure import PREFIX
 from ..errors import EsdError
 from ..files.lazy_tensor import LazyTensor, TensorFile
+from ..metadata import as_dict
 from .network import TEXT_WIDTHS, Network, module_paths
+from .official import FAMILIES
 
 OTHER_PARTS = ("first_stage_model.", "cond_stage_model.", "conditioner.", "model_ema.")
 """Parts of a full checkpoint that no erasure touches: VAE, text encoders, running average."""
@@ -32,6 +35,8 @@ class DetectedFile:
     tensors: Mapping[str, LazyTensor]
     changes: bool
     ignored: int = 0
+    products: Mapping[str, tuple[LazyTensor, LazyTensor]] = field(default_factory=dict)
+    """up and down of low-rank changes by weight, where the file holds what was trained as such."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +59,29 @@ def detect(file: TensorFile, network: Network) -> DetectedFile:
     _require_family(file, network)
     tensors, ignored = form.understand(file, network)
     for name, stored in tensors.items():
-        if not fits(stored.shape, network.shapes[name]):
+        if not fits(stored.shape, network.shape(name)):
             raise EsdError(
                 f"The file was made for another kind of model ({name} is {stored.shape} in it and "
-                f"{network.shapes[name]} in this MODEL): load the model it was made from."
+                f"{network.shape(name)} in this MODEL): load the model it was made from."
             )
-    return DetectedFile(form.name, tensors, form.changes, ignored)
+    products = _trained_products(file, tensors, network) if form.changes else {}
+    return DetectedFile(form.name, tensors, form.changes, ignored, products)
+
+
+def _trained_products(
+    file: TensorFile, tensors: Mapping[str, LazyTensor], network: Network
+) -> dict[str, tuple[LazyTensor, LazyTensor]]:
+    """Return the matrices of a file that we wrote of a low-rank student, whose alpha is the rank; else nothing."""
+    if not as_dict(file.metadata.get("esd.settings")).get("rank"):
+        return {}
+    found = {}
+    for name in tensors:
+        path = f"{PREFIX}{name.removesuffix('.weight')}"
+        up, down = (file.tensors.get(f"{path}.lora_{part}.weight") for part in ("up", "down"))
+        alpha = file.tensors.get(f"{path}.alpha")
+        if up is not None and down is not None and alpha is not None and alpha.load().item() == down.shape[0]:
+            found[name] = (up, down)
+    return found
 
 
 def fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
@@ -73,10 +95,15 @@ def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
+FLUX1 = ["FLUX.1 dev", "FLUX.1 schnell"]
+FAMILY_SHARES = dict.fromkeys(FLUX1, FLUX1)
+"""Families of one layout, whose erasures go from one to the other."""
+
+
 def _require_family(file: TensorFile, network: Network) -> None:
-    called = {"sd": ("SD1.x", "SD2.x"), "sdxl": ("SDXL",), "flux": ("Flux",), "flux2_klein": ("Flux.2",)}
+    called = {official: [own for own, o in FAMILIES.items() if o == official] for official in FAMILIES.values()}
     said = file.metadata.get("esd.family") or file.metadata.get("family", "")
-    families = called.get(said, (said,) if said else ())
+    families = tuple(called.get(said, FAMILY_SHARES.get(said, [said] if said else [])))
     widths = (
         s.shape[1] for name, s in file.tensors.items() if "attn2" in name and "to_k" in name and len(s.shape) == 2
     )

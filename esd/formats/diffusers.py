@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class UnetShape:
 def write_unet(folder: Path, weights: Erasure, network: Network, shape: UnetShape) -> None:
     """Write the erased network, float32, with its configuration, into an existing folder."""
     names = diffusers_names(network)
-    changes = {key.removeprefix(PREFIX): change for key, change in weights.differences.items()}
+    changes = {key.removeprefix(PREFIX): partial(weights.change, key) for key in weights.names}
     tensors = {names[host]: absolute(network, host, changes.get(host)) for host in network.shapes}
     (folder / "config.json").write_text(json.dumps(config(shape), indent=2) + "\n", encoding="utf-8")
     write_stream(folder / WEIGHTS_FILE, tensors, {**weights.metadata, "format": "pt"})

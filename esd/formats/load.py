@@ -8,10 +8,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..erasure import PREFIX, Erasure
+from ..erasure import PREFIX, Erasure, LowRankChange
 from ..errors import EsdError
 from ..files.lazy import open_tensors
-from ..files.lazy_tensor import TensorFile
+from ..files.lazy_tensor import LazyTensor, TensorFile
 from .detect import DetectedFile, detect
 from .difference import compare, require_finite
 from .network import Network
@@ -65,12 +65,22 @@ def load_erasure(path: Path, base: Base, interpret: str = AUTO) -> Imported:
         metadata = describe(path, file, content)
         read = _changes if content.changes else _absolute
         differences, about, warnings = read(content, base, interpret, metadata)
+        low_rank = {PREFIX + name: _low_rank(name, *pair) for name, pair in content.products.items()}
     summary = f"{content.form}: {about}"
     if metadata.get("esd.base_file"):
         summary += f"; trained from {metadata['esd.base_file']}"
     if content.ignored:
         summary += f"; {content.ignored} tensors of VAE, text encoder or schedule left alone"
-    return Imported(Erasure({PREFIX + n: t for n, t in differences.items()}, metadata), summary, warnings)
+    full = {PREFIX + name: t for name, t in differences.items()}
+    return Imported(Erasure(full, metadata, low_rank), summary, warnings)
+
+
+def _low_rank(name: str, up: LazyTensor, down: LazyTensor) -> LowRankChange:
+    """Return a low-rank change of a file; raise EsdError for values that are not finite."""
+    change = LowRankChange(up.load().float(), down.load().float())
+    for tensor in (change.up, change.down):
+        require_finite(name, tensor)
+    return change
 
 
 Read = tuple[Mapping[str, Tensor], str, tuple[str, ...]]
@@ -79,20 +89,23 @@ Read = tuple[Mapping[str, Tensor], str, tuple[str, ...]]
 def _changes(content: DetectedFile, base: Base, interpret: str, metadata: Mapping[str, str]) -> Read:
     differences = {}
     for name, stored in content.tensors.items():
+        if name in content.products:
+            continue
         change = stored.load().float().reshape(base.network.shapes[name])
         require_finite(name, change)
         if bool(change.any()):
             differences[name] = change
-    return differences, f"changes {len(differences)} of {len(base.network.shapes)} tensors", ()
+    changed = len(differences) + len(content.products)
+    return differences, f"changes {changed} of {len(base.network.shapes)} tensors", ()
 
 
 def _absolute(content: DetectedFile, base: Base, interpret: str, metadata: Mapping[str, str]) -> Read:
-    found = compare(content.tensors, base.of_values.weight, without_rounding=interpret == AS_DIFFERENCE)
+    found = compare(content.tensors, base.of_values.value, without_rounding=interpret == AS_DIFFERENCE)
     if not found.differences:
         raise EsdError("The file's weights equal this MODEL's, so there is nothing to erase: choose the erased file.")
     about = f"{found.compared} tensors, {len(found.differences)} differ (median change {found.relative:.1%})"
     mismatch = found.mismatch(len(base.of_values.shapes)) or _other_file(base, metadata)
-    return found.differences, about, _warnings(mismatch, base, interpret)
+    return base.network.fused(found.differences), about, _warnings(mismatch, base, interpret)
 
 
 def _other_file(base: Base, metadata: Mapping[str, str]) -> str | None:

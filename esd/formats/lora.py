@@ -37,7 +37,8 @@ def decompose(weights: Erasure, rank: int, energy: float) -> LowRank:
         )
     tensors: dict[str, Tensor] = {}
     ranks, kept, total = [], 0.0, 0.0
-    for name, change in weights.differences.items():
+    for name in weights.names:
+        change = weights.change(name)
         if change.ndim < 2 or not change.numel():
             tensors[lora_key(name)] = change
             continue

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from ..errors import EsdError
 
-PREFIXES = ("model.diffusion_model.", "diffusion_model.", "unet.")
+PREFIXES = ("model.diffusion_model.", "diffusion_model.", "unet.", "transformer.")
 """What files put before the name of a tensor of the network."""
 
 TEXT_WIDTHS = {768: "SD1.x", 1024: "SD2.x", 2048: "SDXL"}
@@ -17,25 +18,57 @@ TEXT_WIDTHS = {768: "SD1.x", 1024: "SD2.x", 2048: "SDXL"}
 
 
 @dataclass(frozen=True)
+class Slice:
+    """Some rows of a tensor that the host fuses of several."""
+
+    host: str
+    first: int
+    rows: int
+
+
+@dataclass(frozen=True)
 class Network:
     """A model's network by host name without prefix: shapes at hand, each value (with the model's patches) on demand.
 
-    `diffusers` maps diffusers names to host names, where the host knows them.
+    `diffusers` maps diffusers names to host names, where the host knows them, `slices` those of fused tensors to rows.
     """
 
     family: str
     shapes: Mapping[str, tuple[int, ...]]
     weight: Callable[[str], Tensor]
     diffusers: Mapping[str, str]
+    slices: Mapping[str, Slice] = field(default_factory=dict)
 
     def host_name(self, name: str) -> str | None:
-        """Return the host's name of a tensor that a file calls `name`; None for what this network does not have."""
+        """Return the host's name of a tensor that a file calls `name`; None for what this network does not have.
+
+        Rows of a fused tensor keep the name that diffusers has for them.
+        """
         for prefix in PREFIXES:
             if name.startswith(prefix):
                 name = name.removeprefix(prefix)
                 break
         name = name if name in self.shapes else self.diffusers.get(name, name)
-        return name if name in self.shapes else None
+        return name if name in self.shapes or name in self.slices else None
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor, or of rows of a fused one under their own name."""
+        part = self.slices.get(name)
+        return self.shapes[name] if part is None else (part.rows, *self.shapes[part.host][1:])
+
+    def value(self, name: str) -> Tensor:
+        """Return the value of a tensor, or of rows of a fused one under their own name."""
+        part = self.slices.get(name)
+        return self.weight(name) if part is None else self.weight(part.host).narrow(0, part.first, part.rows)
+
+    def fused(self, changes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return changes by host name: those of rows in their place, the others of a fused tensor being 0."""
+        found = {name: change for name, change in changes.items() if name not in self.slices}
+        for name in changes.keys() & self.slices.keys():
+            part = self.slices[name]
+            whole = found.setdefault(part.host, torch.zeros(self.shapes[part.host]))
+            whole.narrow(0, part.first, part.rows).copy_(changes[name])
+        return found
 
 
 def diffusers_names(network: Network) -> dict[str, str]:

@@ -39,8 +39,8 @@ class Probe:
             prompts = prompts_of([make_concept(CONCEPT)], [])
             self.conditions = encode(plan.host, on.clip, prompts, plan.latent_shape, plan.device)
         self.denoiser, self.plan = make_denoiser(plan, lambda samples: None), plan
-        shapes = {name: tuple(t.shape) for name, t in self.conditions[CONCEPT].tensors.items()}
-        self.stage = rehearsal.stage(plan.host, plan.names, plan.latent_shape, plan.device, plan.dtype, shapes)
+        told = self.conditions[CONCEPT]
+        self.stage = rehearsal.stage(plan.host, plan.student, plan.latent_shape, plan.device, plan.dtype, told)
         self.generator = torch.Generator().manual_seed(0)
 
     def cfg_trajectory(self, walks: int) -> Call:

@@ -40,7 +40,8 @@ def variant(name: str, on: Any, latent: int, batch: int) -> Variant:
         network.register_forward_pre_hook(_channels_last)
     if name == "channels-last":
         network.to(memory_format=torch.channels_last)
-        probe.denoiser.frozen = {n: m._parameters[leaf] for n, (m, leaf) in probe.denoiser.places.items()}
+        learner = probe.denoiser.learner
+        learner.frozen = {n: m._parameters[leaf] for n, (m, leaf) in learner.slots.items()}
     if name == "compile":
         probe.denoiser.network = torch.compile(network)
     if name == "two calls":

@@ -326,7 +326,7 @@ DAMAGED = {
     ),
     "flux": (
         lambda p: save_file({"transformer_blocks.0.x": torch.ones(1)}, p, {**V2, "family": "flux"}),
-        "is for Flux",
+        "is for FLUX.1 dev or FLUX.1 schnell",
     ),
     "NaN": (
         lambda p: save_file({HOST[TRAINED[0]]: torch.full((8, 8), torch.nan)}, p),

@@ -16,15 +16,18 @@ def make(model, gradient_checkpointing=False):
     """A denoiser over a MODEL, in the dtype that it is stored in."""
     import copy
 
+    from esd_pack.esd.students import StudentPlan, make_student
     from esd_pack.nodes.host.model.denoiser import HostDenoiser
     from esd_pack.nodes.host.model.host_model import as_host_model
     from esd_pack.nodes.host.model.network import compute_dtype, private_network
 
     dtype, device = model.model.diffusion_model.dtype, torch.device("cpu")
     sampling = copy.deepcopy(model.get_model_object("model_sampling"))
-    network = private_network(as_host_model(model), device, dtype)
-    compute = compute_dtype(dtype, device)
-    return HostDenoiser(network, sampling, [NAME], (4, 8, 8), device, compute, lambda n: None, gradient_checkpointing)
+    host = as_host_model(model)
+    network = private_network(host, device, dtype)
+    student, compute = make_student(StudentPlan((NAME,)), network), compute_dtype(dtype, device)
+    asked = host.family.backward, gradient_checkpointing
+    return HostDenoiser(network, sampling, student, (4, 8, 8), device, compute, lambda n: None, *asked)
 
 
 @pytest.fixture(scope="module")

@@ -65,11 +65,12 @@ def test_checkpointing_recomputes_block_by_block(load: Callable[[str], Any], nam
     """Each stores nothing but its input and holds at most one transformer block; the weights come out equal."""
     from esd_pack.esd.concepts import make_concept
     from esd_pack.esd.settings import Settings
-    from esd_pack.nodes.host.model.denoiser import _checkpoint_blocks
+    from esd_pack.nodes.host.families import identify
+    from esd_pack.nodes.host.model.backward import checkpoint_blocks
     from esd_pack.nodes.host.run.erase import erase_model
 
     row, model = ROWS[name], load(name)
-    blocks = _checkpoint_blocks(model.model.diffusion_model)
+    blocks = checkpoint_blocks(model.model.diffusion_model, identify(model).backward.blocks)
     assert {type(block).__name__ for block in blocks} == recomputed
     for block in blocks:
         assert sum(type(part).__name__ == "BasicTransformerBlock" for part in block.modules()) <= 1
@@ -94,11 +95,12 @@ def test_sd3_refuses_methods_that_it_has_no_names_for(load: Callable[[str], Any]
         make_plan(load("sd3"), Settings(method="esd-x-strict", width=SIDE, height=SIDE))
 
 
-def test_sd3_refuses_prompts_of_different_lengths(load: Callable[[str], Any]) -> None:
-    """Its attention mixes text and picture, so that repeated tokens would weigh more."""
-    from esd_pack.esd.errors import EsdError
+def test_prompts_of_different_lengths_go_apart_through_joint_attention(load: Callable[[str], Any]) -> None:
+    """Attention of text and picture together would weigh repeated tokens more."""
+    from esd_pack.esd.denoiser import batched, predict
+    from esd_pack.esd.settings import Settings
     from esd_pack.nodes.host.model.conditioning import encode
-    from esd_pack.nodes.host.model.host_model import as_host_model
+    from esd_pack.nodes.host.run.erase import make_denoiser, make_plan
 
     class Lengths(RandomText):
         def encode_from_tokens_scheduled(self, text: str) -> list[Any]:
@@ -107,9 +109,18 @@ def test_sd3_refuses_prompts_of_different_lengths(load: Callable[[str], Any]) ->
 
     row, device = ROWS["sd3"], torch.device("cpu")
     text = Lengths(row.text.width, row.text.pooled)
-    assert len(encode(as_host_model(load("sd3")), text, ["", "cat"], (16, 8, 8), device)) == 2
-    with pytest.raises(EsdError, match='"a very long prompt" has more tokens than others'):
-        encode(as_host_model(load("sd3")), text, ["", "a very long prompt"], (16, 8, 8), device)
+    prompts = ["", "a very long prompt", "cat"]
+    with torch.inference_mode():
+        plan = make_plan(load("sd3"), Settings(width=SIDE, height=SIDE))
+        told = list(encode(plan.host, text, prompts, plan.latent_shape, device).values())
+    calls: list[int] = []
+    denoiser = make_denoiser(plan, calls.append)
+    x = torch.randn((3, *plan.latent_shape), generator=torch.Generator().manual_seed(0))
+    sigma = torch.tensor([0.9, 0.5, 0.1])
+    with torch.no_grad():
+        together = predict(denoiser, x, sigma, batched(told))
+        apart = [denoiser.predict(x[i : i + 1], sigma[i : i + 1], told[i]) for i in range(3)]
+    assert calls == [2, 1, 1, 1, 1] and torch.allclose(together, torch.cat(apart), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["sd1", "koala", "sd3"])

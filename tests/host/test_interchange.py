@@ -254,7 +254,7 @@ class TestSaving:
 
     def test_the_official_loader(self, graph, world, erased, wanted, state):
         """`load_state_dict(strict=False)` on the component that the metadata names, as the official code does."""
-        models = pytest.importorskip("reference.models")
+        models = pytest.importorskip("lab.reference.models")
         path, _ = save(graph, erased, "official", model=world.model)
         with safe_open(path, "pt") as file:
             metadata = file.metadata()

@@ -6,6 +6,7 @@ import ast
 import io
 import json
 import math
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from esd_pack.esd import (
     residual,
     selection,
     snapshot,
+    students,
     train,
     trajectory,
     until_gone,
@@ -136,6 +138,21 @@ class TestSettings:
         assert chosen is None or (chosen and [n for n in names if n in chosen][: len(chosen)] is not None)
         if chosen is not None and method == "full":
             assert chosen == names
+        if chosen is not None:
+            assert selection.row_slices(method, found, layer_names) == {}
+
+    @examples_of(30)
+    @given(st.integers(0, 3), st.integers(0, 2), st.integers(1, 4), st.integers(0, 2**63 - 1))
+    def test_a_student(self, rank, first, rows, seed):
+        network = torch.nn.Sequential(torch.nn.Linear(3, 6)).requires_grad_(False)
+        plan = students.StudentPlan(("0.weight",), (("0.weight", (first, first + rows)),), rank, seed)
+        made = students.make_student(plan, network)
+        assert [tuple(p.shape) for p in made.trainable.values()] == students.parameter_shapes(
+            plan, {"0.weight": (6, 3)}
+        )
+        learnt = made.erasure("net.")
+        assert learnt.names == ["net.0.weight"] and not learnt.change("net.0.weight").any()
+        assert len(erasure.lora_tensors(learnt)) == (3 if rank else 1)
 
 
 def runs_of(**fields):
@@ -227,6 +244,19 @@ class TestTraining:
         assert float(objective.loss(a, a)) == 0 and float(objective.loss(a, e, torch.zeros(2))) == 0
         back = objective.eta_from_negative_guidance(guidance, era, erase_from) + objective.ETA_OFFSET[era]
         assert erase_from or back == pytest.approx(guidance, rel=1e-6, abs=1)
+
+    @examples_of(30)
+    @given(st.lists(st.integers(1, 400), min_size=1, max_size=4))
+    def test_conditions_that_may_not_repeat_go_apart_and_come_back_in_order(self, lengths):
+        told = [denoiser.Condition({"t": torch.ones(1, n, 2)}, {"n": n}, repeatable=False) for n in lengths]
+        made = denoiser.batched(told)
+        assert len(made.calls) == len(set(lengths)) and sorted(r for rows, _ in made.calls for r in rows) == list(
+            range(len(lengths))
+        )
+        echo = types.SimpleNamespace(predict=lambda x, sigma, condition: x * condition.constants["n"])
+        x = torch.arange(len(lengths)).float()[:, None]
+        answered = denoiser.predict(echo, x, x[:, 0], made)
+        assert torch.equal(answered, x * torch.tensor(lengths)[:, None])
 
     @examples_of(40)
     @given(st.lists(st.integers(1, 9) | st.sampled_from((77, 154, 997, 1009)), min_size=1, max_size=4))
@@ -514,7 +544,7 @@ class TestFormats:
         assert len(made) == len(names)
         for name in names:
             wanted = ours.weight(name) + change(SHAPES[name])
-            assert torch.equal(official.absolute(ours, name, change(SHAPES[name])).load(), wanted)
+            assert torch.equal(official.absolute(ours, name, lambda n=name: change(SHAPES[n])).load(), wanted)
         safetensors_write.write_stream(tmp_path / "w", made, {})
         with lazy.open_tensors(tmp_path / "w") as file:
             assert file.tensors.keys() == made.keys()

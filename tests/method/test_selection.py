@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from esd_pack.esd.errors import EsdError
-from esd_pack.esd.selection import METHODS, SDXL_UNET, UNET, LayerNames, ParameterInfo, select
+from esd_pack.esd.selection import METHODS, SDXL_UNET, UNET, LayerNames, ParameterInfo, Rows, row_slices, select
 
+LEAVES = ("weight", "bias")
 BLOCK = "input_blocks.1.1.transformer_blocks.0"
 WEIGHTS = [
     ParameterInfo("time_embed.0.weight", "linear"),
@@ -60,7 +61,34 @@ def test_rules_on_names(method, layer_names, expected):
 
 
 def test_every_method_is_listed_here():
-    assert {method for method, _, _ in EXPECTED} == set(METHODS)
+    assert {*(method for method, _, _ in EXPECTED), "text-stream"} == set(METHODS)
+
+
+JOINT = LayerNames(
+    text_attention=("img.qkv.", "txt.qkv.", Rows("linear1.", 0, 3)),
+    text_key_value=(Rows("img.qkv.", 1, 3),),
+    text_stream=("txt.qkv.",),
+)
+FUSED = [
+    *(ParameterInfo(f"double.0.{stream}.qkv.{leaf}", "linear", 4) for stream in ("img", "txt") for leaf in LEAVES),
+    *(ParameterInfo(f"single.0.linear1.{leaf}", "linear", 4) for leaf in LEAVES),
+    ParameterInfo("single.0.norm.weight", "other"),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "modules", "rows"),
+    [
+        ("esd-x", ("img", "txt", "linear1"), {"single.0.linear1": (0, 12)}),
+        ("esd-x-strict", ("img",), {"double.0.img.qkv": (4, 12)}),
+        ("text-stream", ("txt",), {}),
+    ],
+)
+def test_rows_of_fused_projections(method, modules, rows):
+    """Keys and values alone, and the attention alone of a projection that the feed-forward shares."""
+    wanted = [w.name for w in FUSED if w.kind == "linear" and any(f".{m}." in w.name for m in modules)]
+    assert select(method, FUSED, JOINT) == wanted
+    assert row_slices(method, FUSED, JOINT) == {f"{path}.{leaf}": of for path, of in rows.items() for leaf in LEAVES}
 
 
 def test_an_unknown_method_is_refused():
@@ -85,4 +113,5 @@ def test_other_layers_count_for_the_rules_of_2023_alone(method):
              ("attn1", "attn2") for leaf in ("norm.weight", "to_k.weight", "to_k.norm.weight")]  # fmt: skip
     weights = [ParameterInfo(name, "other" if "norm" in name else "linear") for name in names]
     of_2023 = METHODS[method].source == "official 2023"
-    assert any("norm" in name for name in select(method, weights)) == of_2023
+    named = LayerNames(text_stream=("attn2.",))
+    assert any("norm" in name for name in select(method, weights, named)) == of_2023

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import math
 import re
@@ -793,8 +792,6 @@ class TestErrors:
         [
             ("SDXLRefiner", "SDXL refiner"),
             ("SVD_img2vid", "video model"),
-            ("Flux", "Flux model"),
-            ("WAN21_T2V", "video model"),
         ],
     )
     def test_other_kinds_of_model(self, graph, world, kind, words, no_network_call):
@@ -901,38 +898,6 @@ SHAPES = {
         "merge_factor": 0.0,
         "video_kernel_size": [3, 1, 1],
     },
-    "Flux": {
-        "in_channels": 16,
-        "out_channels": 16,
-        "vec_in_dim": 768,
-        "context_in_dim": 4096,
-        "hidden_size": 3072,
-        "mlp_ratio": 4.0,
-        "num_heads": 24,
-        "depth": 1,
-        "depth_single_blocks": 1,
-        "axes_dim": [16, 56, 56],
-        "theta": 10000,
-        "qkv_bias": True,
-        "guidance_embed": True,
-        "patch_size": 2,
-    },
-    "WAN21_T2V": {
-        "model_type": "t2v",
-        "dim": 1536,
-        "ffn_dim": 8960,
-        "num_heads": 12,
-        "num_layers": 1,
-        "in_dim": 16,
-        "out_dim": 16,
-        "freq_dim": 256,
-        "text_dim": 4096,
-        "patch_size": (1, 2, 2),
-        "window_size": (-1, -1),
-        "qk_norm": True,
-        "cross_attn_norm": True,
-        "eps": 1e-6,
-    },
 }
 
 
@@ -941,19 +906,11 @@ def without_memory(kind):
     import comfy.model_patcher
     import comfy.supported_models
 
-    config = getattr(comfy.supported_models, kind)({**SHAPES[kind], **later_shapes(kind), "dtype": torch.float16})
+    config = getattr(comfy.supported_models, kind)({**SHAPES[kind], "dtype": torch.float16})
     device = torch.device("cpu")
     return comfy.model_patcher.ModelPatcher(
         config.get_model({}, device="meta"), load_device=device, offload_device=device
     )
-
-
-def later_shapes(kind):
-    """What the host's class of this kind wants beside the shapes, where it is one that came later."""
-    from comfy.ldm.flux.model import FluxParams
-
-    wanted = {field.name for field in dataclasses.fields(FluxParams)} if kind == "Flux" else set()
-    return {"txt_ids_dims": []} if "txt_ids_dims" in wanted else {}
 
 
 class TestSchemas:

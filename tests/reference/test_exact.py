@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-reference = pytest.importorskip("reference.published", reason="needs diffusers")
+reference = pytest.importorskip("lab.reference.published", reason="needs diffusers")
 from lab.reference import models  # noqa: E402
 from lab.reference.published import Concept as ReferenceConcept  # noqa: E402
 from lab.reference.published import Prompt, ddim, euler, size_ids  # noqa: E402

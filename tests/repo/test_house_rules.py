@@ -112,11 +112,12 @@ def test_no_test_file_imports_the_host_before_a_fixture_has_made_it_ready(path):
 
 
 HOST = "nodes/host"
-METHOD = {"esd/errors", "esd/files", "esd", "esd/formats", "esd/evaluate"}
+METHOD = {"esd/errors", "esd/files", "esd", "esd/students", "esd/formats", "esd/evaluate"}
 ROOMS: dict[str, set[str]] = {
     "esd/errors": set(),
     "esd/files": {"esd/errors"},
     "esd": {"esd/errors", "esd/files"},
+    "esd/students": {"esd/errors", "esd"},
     "esd/formats": {"esd/errors", "esd/files", "esd"},
     "esd/evaluate": {"esd/errors", "esd"},
     "nodes/ui": set(),

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ....esd.selection import SDXL_UNET, UNET
-from .family import Family
+from .family import Backward, Family
+
+BACKWARD = Backward(("ResBlock", "SpatialTransformer", "BasicTransformerBlock"))
 
 
 def _unet(context: int) -> Callable[[str, dict[str, Any]], bool]:
@@ -14,7 +16,7 @@ def _unet(context: int) -> Callable[[str, dict[str, Any]], bool]:
 
 
 FAMILIES = (
-    Family("SD1.x", UNET, 512, 3.0, _unet(768)),
-    Family("SD2.x", UNET, 768, 3.0, _unet(1024)),
-    Family("SDXL", SDXL_UNET, 1024, 2.0, _unet(2048)),
+    Family("SD1.x", UNET, 512, 3.0, _unet(768), BACKWARD),
+    Family("SD2.x", UNET, 768, 3.0, _unet(1024), BACKWARD),
+    Family("SDXL", SDXL_UNET, 1024, 2.0, _unet(2048), BACKWARD),
 )

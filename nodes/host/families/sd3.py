@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ....esd.selection import LayerNames
-from .family import Family
+from .family import Backward, Family
 
 LAYER_NAMES = LayerNames(
     text_attention=(".context_block.attn.",),
@@ -18,7 +18,9 @@ FAMILIES = (
         1024,
         3.5,
         lambda kind, config: kind == "SD3",
+        Backward(("JointBlock",)),
         joint_attention=True,
+        cells_per_token=2,
         experimental=True,
     ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,15 @@ class Format:
 
 
 def _difference(path: Path, export: Export) -> str:
-    save_differences(Erasure(export.weights.differences, export.metadata), path)
-    return f"{len(export.weights.differences)} differences"
+    weights = replace(export.weights, metadata=export.metadata)
+    save_differences(weights, path)
+    told = [f"{len(weights.differences)} differences"] if weights.differences else []
+    return " and ".join([*told, *([f"{len(weights.low_rank)} low-rank changes"] if weights.low_rank else [])])
 
 
 def _lora(path: Path, export: Export) -> str:
+    if export.weights.low_rank and not export.weights.differences:
+        return _trained_lora(path, export)
     with torch.inference_mode(False), torch.no_grad():
         made = decompose(export.weights, export.rank, export.energy)
     low, high = made.ranks
@@ -57,6 +61,13 @@ def _lora(path: Path, export: Export) -> str:
         text += f"; below {LOW_ENERGY:.0%} it will not erase as trained: raise rank, or set rank 0 and energy 0.99"
         log.warning("ESD: %s %s", path.name, text)
     return text
+
+
+def _trained_lora(path: Path, export: Export) -> str:
+    """Write what was trained as low-rank as it is: nothing is lost, whatever rank and energy say."""
+    save_differences(replace(export.weights, metadata=export.metadata), path)
+    ranks = [change.down.shape[0] for change in export.weights.low_rank.values()]
+    return f"the trained low-rank changes themselves, of rank {min(ranks)} to {max(ranks)}"
 
 
 def _official(path: Path, export: Export) -> str:
@@ -70,7 +81,7 @@ def _official(path: Path, export: Export) -> str:
 def _diffusers_unet(path: Path, export: Export) -> str:
     network = base_network(export.model, export.weights, "a diffusers unet")
     shape = unet_shape(export.model)
-    weights = Erasure(export.weights.differences, export.metadata)
+    weights = replace(export.weights, metadata=export.metadata)
     write_folder_atomically(path, lambda folder: write_unet(folder, weights, network, shape))
     return f"a whole UNet of {len(network.shapes)} tensors for UNet2DConditionModel.from_pretrained"
 

@@ -21,6 +21,7 @@ from comfy.cli_args import args
 from ....esd.erasure import Erasure
 from ....esd.errors import EsdError
 from ....esd.files.atomic import write_atomically
+from ..families import require_plain_weights
 from ..model.oom import translate_oom
 from ..parts import require_parts
 from .checkpoint import save_from_source
@@ -119,6 +120,7 @@ def save_checkpoint(
     if precision not in PRECISIONS:
         raise EsdError(f'precision is "{precision}": choose {" or ".join(PRECISIONS)}.')
     require_parts(parts.clip, parts.vae)
+    require_plain_weights(parts.model, "a checkpoint", "save the erasure alone with Save Erasure.")
     path = output_path(prefix, ".safetensors")
     metadata = {**(weights.metadata if weights else {}), **graph}
     with translate_oom(f"{path.name} was written", _LIGHTER):

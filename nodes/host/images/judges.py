@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ....esd.evaluate.judge import Size, Verdicts
-from ....esd.evaluate.likelihood import LEVELS, NOTHING, noise_errors, verdicts
+from ....esd.evaluate.likelihood import GRID, LEVELS, NOTHING, noise_errors, verdicts
 from ....esd.evaluate.playground_judge import PlaygroundJudge
 from ..families import spatial_ratio
 from ..model.conditioning import encode
@@ -56,7 +56,7 @@ class BaseModelJudge:
         conditions = encode(self.host, self.clip, [NOTHING, *labels], latent, device)
         with torch.inference_mode(False), torch.no_grad():
             latents = self.host.patcher.model.process_latent_in(encoded.clone().float()).to(device)
-            denoiser = frozen_denoiser(self.host, latent, _cancellable)
+            denoiser = frozen_denoiser(self.host, latent, GRID, _cancellable)
             told = [conditions[words] for words in (NOTHING, *labels)]
 
             def noised(x: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ....esd.errors import EsdError
-from ..families import spatial_ratio
+from ..families import latent_of
 from ..parts import require_parts
 from ..progress import Progress
 
@@ -90,8 +90,7 @@ def draw_batch(
     negative: str = "",
 ) -> Tensor:
     """Draw pictures in one batch, "b h w c" in 0 ... 1; their encoded prompts have equally many tokens."""
-    ratio = spatial_ratio(model)
-    shape = (model.model.latent_format.latent_channels, choice.height // ratio, choice.width // ratio)
+    shape = latent_of(model, choice.width, choice.height)
     report = partial(_report, progress, len(samples))
     pictures: Tensor = vae.decode(_sample(model, conditions, samples, choice, shape, report, negative))
     return pictures
@@ -118,7 +117,7 @@ def _sample(
     conditions: Mapping[str, Any],
     samples: Sequence[Sample],
     choice: SamplerChoice,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     callback: Callable[..., None],
     negative: str,
 ) -> Tensor:

@@ -2,68 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any
 
 import comfy.ldm.modules.attention
 import comfy.model_management
 import comfy.model_sampling
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ....esd.denoiser import Condition
+from ....esd.students import Student
+from ..families.family import Backward
+from .backward import differentiable
 
 HALF_LOSS_SCALE = 2.0**16
 """Gradients of 1e-8 and less are zero in float16; the largest are then still far below its 65504."""
 
 
 class HostDenoiser:
-    """A network with two faces: its own frozen weights, or the float32 student's in place of the selected ones."""
+    """A network with two faces: its own frozen weights, or what the float32 student makes of them."""
 
     def __init__(
         self,
         network: nn.Module,
         sampling: Any,
-        names: Sequence[str],
+        student: Student,
         latent_shape: tuple[int, ...],
         device: torch.device,
         dtype: torch.dtype,
         on_forward: Callable[[int], None],
+        backward: Backward,
         gradient_checkpointing: bool = False,
     ) -> None:
-        """`names` are the trained weights, `dtype` is what layers compute in (`compute_dtype`).
+        """`dtype` is what layers compute in (`compute_dtype`), `backward` what the family's gradient asks for.
 
-        `passed` hears of every network call and may raise to cancel.
+        `on_forward` hears of every network call and may raise to cancel.
         """
-        self.network, self.sampling, self.names = network, sampling, list(names)
+        self.network, self.sampling, self.learner = network, sampling, student
         self.latent_shape, self.device, self.on_forward = latent_shape, device, on_forward
         self.dtype = dtype
         self.loss_scale = HALF_LOSS_SCALE if dtype is torch.float16 else 1.0
-        self.slots = {name: _slot(network, name) for name in names}
-        self.frozen = {name: _read(slot) for name, slot in self.slots.items()}
-        self.trainable = {
-            name: nn.Parameter(t.detach().to(torch.float32, copy=True)) for name, t in self.frozen.items()
-        }
-        self.gradient_checkpointing = gradient_checkpointing
+        self.trainable = student.trainable
+        self.backward, self.gradient_checkpointing = backward, gradient_checkpointing
         self.max_batch = max_samples(latent_shape, device)
         self.attention: Callable[..., Tensor] = _differentiable_attention
 
     @contextmanager
     def student(self) -> Iterator[None]:
-        """Put the student's weights in place, as layers compute and tracked by autograd, and the base's back."""
-        try:
-            for name, slot in self.slots.items():
-                _write(slot, self.trainable[name].to(self.dtype))
-            with _checkpointed(self.network, self.gradient_checkpointing and torch.is_grad_enabled()):
+        """Let the network answer as the student, tracked by autograd, and as the base again afterwards."""
+        with self.learner.attached(self.dtype):
+            if not torch.is_grad_enabled():
                 yield
-        finally:
-            for name, slot in self.slots.items():
-                _write(slot, self.frozen[name])
+                return
+            with differentiable(self.network, self.backward, self.gradient_checkpointing):
+                yield
 
     def predict(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        """Return the network's raw output (epsilon, v or velocity), "b c h w", float32, input scaled as it was trained.
+        """Return the network's raw output (epsilon, v or velocity), as x, float32, input scaled as it was trained.
 
         Without gradients a large batch goes through in parts of `together` samples.
         """
@@ -71,7 +69,7 @@ class HostDenoiser:
             return self._call(x, sigma, condition)
         starts = range(0, x.shape[0], self.max_batch)
         parts = [slice(start, start + self.max_batch) for start in starts]
-        conditions = [Condition({name: t[part] for name, t in condition.tensors.items()}) for part in parts]
+        conditions = [replace(condition, tensors={n: t[part] for n, t in condition.tensors.items()}) for part in parts]
         return torch.cat([self._call(x[p], sigma[p], c) for p, c in zip(parts, conditions, strict=True)])
 
     def _call(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
@@ -81,7 +79,8 @@ class HostDenoiser:
         extra = {name: _cast(t, self.dtype) for name, t in condition.tensors.items()}
         context = extra.pop("c_crossattn")
         options = {"optimized_attention_override": self.attention}
-        raw: Tensor = self.network(scaled, timestep, context=context, transformer_options=options, **extra)
+        told = {**extra, **condition.constants}
+        raw: Tensor = self.network(scaled, timestep, context=context, transformer_options=options, **told)
         return raw.float()
 
     def denoised(self, raw: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
@@ -100,7 +99,8 @@ class HostDenoiser:
 
     def difference(self) -> dict[str, Tensor]:
         """Student minus base by name, float32, on the CPU."""
-        return {n: (p.detach() - self.frozen[n].float()).cpu() for n, p in self.trainable.items()}
+        learnt = self.learner.erasure("")
+        return {name: learnt.change(name) for name in learnt.names}
 
 
 def max_samples(latent_shape: tuple[int, ...], device: torch.device) -> int:
@@ -132,24 +132,6 @@ def timestep_grid(sampling: Any, steps: int) -> Tensor:
     return torch.cat([chosen.float().cpu(), torch.zeros(1)])
 
 
-Slot = tuple[nn.Module, str]
-
-
-def _slot(network: nn.Module, name: str) -> Slot:
-    path, _, leaf = name.rpartition(".")
-    return network.get_submodule(path), leaf
-
-
-def _read(slot: Slot) -> Tensor:
-    value: Tensor = getattr(*slot)
-    return value
-
-
-def _write(slot: Slot, value: Tensor) -> None:
-    # the dict, not the attribute: a module only takes leaves there, and the student's casts are not leaves
-    cast(dict[str, Tensor], slot[0]._parameters)[slot[1]] = value
-
-
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
@@ -158,33 +140,3 @@ def _differentiable_attention(original: Callable[..., Tensor], *args: Any, **kwa
     # the host's default on some devices has no backward, or loses it when memory is short
     attended: Tensor = comfy.ldm.modules.attention.attention_pytorch(*args, **kwargs)
     return attended
-
-
-@contextmanager
-def _checkpointed(network: nn.Module, on: bool) -> Iterator[None]:
-    """Recompute the blocks' activations in backward instead of storing them."""
-    blocks = _checkpoint_blocks(network) if on else []
-    forwards = [block.forward for block in blocks]
-    try:
-        for block, forward in zip(blocks, forwards, strict=True):
-            block.forward = _with_checkpointing(forward)
-        yield
-    finally:
-        for block in blocks:
-            del block.forward
-
-
-CHECKPOINTED_BLOCKS = ("ResBlock", "SpatialTransformer", "BasicTransformerBlock", "JointBlock")
-
-
-def _checkpoint_blocks(module: nn.Module) -> list[nn.Module]:
-    """Return the blocks to recompute as a whole: the outermost of the table, but at most one transformer block each."""
-    inside = [block for child in module.children() for block in _checkpoint_blocks(child)]
-    return [module] if type(module).__name__ in CHECKPOINTED_BLOCKS and len(inside) < 2 else inside
-
-
-def _with_checkpointing(forward: Callable[..., Any]) -> Callable[..., Any]:
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
-
-    return call

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..families import identify, native_latent
+from ..families import identify, image_tokens, native_latent, quantised_weight
 from ..families.family import Family
 from .weights import SeenWeight, seen_weights
 
@@ -43,6 +43,11 @@ class HostModel:
         return self.network.dtype  # type: ignore[return-value]
 
     @property
+    def computing_dtype(self) -> torch.dtype:
+        """What its layers compute in: the dtype of the weights, or what quantised weights are cast to."""
+        return self.patcher.model.manual_cast_dtype or self.dtype if self.is_quantised else self.dtype
+
+    @property
     def device(self) -> torch.device:
         """Where the host computes with it."""
         return self.patcher.load_device  # type: ignore[no-any-return]
@@ -52,17 +57,28 @@ class HostModel:
         """Channels, scale and rough colours of its latents."""
         return self.patcher.model.latent_format
 
-    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
-        """Return "c h w" for a picture's size in pixels, 0 meaning the family's own."""
+    @property
+    def is_quantised(self) -> bool:
+        """Whether weights are kept in fewer bits than layers compute in."""
+        return quantised_weight(self.patcher) is not None
+
+    def latent_shape(self, width: int, height: int) -> tuple[int, ...]:
+        """Return "c h w" (or "c 1 h w") for a picture's size in pixels, 0 meaning the family's own."""
         return native_latent(self.family, self.patcher, width, height)
 
     def weights(self) -> dict[str, SeenWeight]:
         """Return the network's weights as they are kept now: the host may move them until the next call."""
         return seen_weights(self.patcher)
 
-    def sampling(self) -> Any:
-        """Return its noise schedule with ordinary tensors: the host's own sigmas belong to inference mode."""
-        return copy.deepcopy(self.patcher.get_model_object("model_sampling"))
+    def sampling(self, latent: tuple[int, ...], steps: int) -> Any:
+        """Return its noise schedule with ordinary tensors: the host's own sigmas belong to inference mode.
+
+        Where the family publishes a shift for each size, and no node has set another, it is that of the latents.
+        """
+        made = copy.deepcopy(self.patcher.get_model_object("model_sampling"))
+        if self.family.mu is not None and "model_sampling" not in self.patcher.object_patches:
+            made.set_parameters(shift=self.family.mu(image_tokens(self.family, latent), steps))
+        return made
 
 
 _NOT_OF_THE_NETWORK = ("disable_unet_model_creation", "dtype", "device")

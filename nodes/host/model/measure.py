@@ -69,7 +69,7 @@ def measure_models(
     with translate_oom("the MODELs were measured", "choose a smaller width and height"):
         conditions = encode(hosts[0], clip, prompts_of(concepts, keeps), latent, hosts[0].device)
         with torch.inference_mode(False), torch.no_grad():
-            both = [frozen_denoiser(host, latent, progress.advance) for host in hosts]
+            both = [frozen_denoiser(host, latent, choice.steps, progress.advance) for host in hosts]
             pair = PairDenoiser(*both)
             settings = Settings(
                 seed=choice.seed,

@@ -11,6 +11,7 @@ import torch
 from ....esd.errors import EsdError
 from ....esd.optimizers import OPTIMIZERS
 from ....esd.settings import Settings
+from ....esd.students import parameter_shapes
 from .denoiser import max_samples
 from .host_model import HostModel
 from .loaded import offload_others
@@ -60,7 +61,7 @@ def estimate(
     on: Stage, settings: Settings, device: torch.device, gradient_checkpointing: bool, streams: int = 1
 ) -> MemoryEstimate:
     """Return what a run with these settings takes on the device beside copied weights; keeps are a second stream."""
-    shapes = [shape for name, shape in on.weights if name in set(on.names)]
+    shapes = parameter_shapes(on.student, dict(on.weights))
     prompts = 3 if settings.sampler_model == "student" else 2  # of a trajectory, or of its targets
     together = min(prompts * settings.trajectory_batch, max_samples(on.latent, device))
     called = (training_bytes(on, streams * settings.batch_size, gradient_checkpointing), sampling_bytes(on, together))
@@ -76,10 +77,19 @@ def with_room(
 
     Copied are the weights that are elsewhere, in another dtype, or patched; the others are shared with the MODEL.
     """
+    if host.is_quantised:
+        return quantised_need(need, host, device)
     weights = host.weights().values()
     copied = [math.prod(w.shape) for w in weights if not w.shares(device, dtype)]
     need = replace(need, copies=sum(copied) * dtype.itemsize)
     return need, offload_others(need.wanted, device, shared=host.patcher if len(copied) < len(weights) else None)
+
+
+def quantised_need(need: MemoryEstimate, host: HostModel, device: torch.device) -> tuple[MemoryEstimate, int]:
+    """Return the same for a network of quantised weights: those are copied that are not on the device."""
+    elsewhere = [t for t in host.network.state_dict().values() if t.device != device]
+    need = replace(need, copies=sum(t.numel() * t.element_size() for t in elsewhere))
+    return need, offload_others(need.wanted, device, shared=None if elsewhere else host.patcher)
 
 
 def ensure_free(need: MemoryEstimate, free: int, device: torch.device) -> None:

@@ -14,6 +14,7 @@ from ....esd.errors import EsdError
 from ....esd.selection import ParameterInfo
 from ..families import NETWORK_PREFIX
 from .host_model import HostModel
+from .quantised import quantised_network
 
 
 def private_network(host: HostModel, device: torch.device, dtype: torch.dtype) -> nn.Module:
@@ -22,12 +23,21 @@ def private_network(host: HostModel, device: torch.device, dtype: torch.dtype) -
     A weight that is unpatched and already of that device and dtype shares the host's memory, so only what differs
     is copied; nothing here ever writes to a weight.  Call it outside inference mode.
     """
+    if host.is_quantised:
+        return quantised_network(host, device)
     network = empty_network(*host.kind, dtype, compute_dtype(dtype, device))
     fill(network, {name: weight.on(device, dtype) for name, weight in host.weights().items()})
-    left = [name for name, tensor in network.named_buffers() if tensor.is_meta]
-    if left:  # loading does not reach buffers that are no part of the state
-        raise RuntimeError(f"the network has buffers without values: {', '.join(left)}")
+    _fill_buffers(network, host.network)
     return network.requires_grad_(False).eval()
+
+
+def _fill_buffers(network: nn.Module, source: nn.Module) -> None:
+    """Copy the buffers that are no part of the state, which loading does not reach."""
+    for path, module in network.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_meta:
+                found = source.get_submodule(path).get_buffer(name)
+                setattr(module, name, found.detach().clone())
 
 
 def empty_network(kind: type, config: Mapping[str, Any], stored: torch.dtype, computed: torch.dtype) -> nn.Module:
@@ -93,14 +103,20 @@ def compute_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
     return comfy.model_management.unet_manual_cast(stored, device, [torch.bfloat16, torch.float32]) or stored
 
 
-_KINDS: tuple[tuple[type[nn.Module], str], ...] = ((nn.Linear, "linear"), (nn.Conv2d, "conv"))
+def _kind(module: nn.Module) -> str:
+    """Return the kind of a layer; the host's Linear layers of quantised weights are no `nn.Linear`."""
+    if isinstance(module, nn.Conv2d):
+        return "conv"
+    is_own = type(module).__name__ == "Linear" and hasattr(module, "in_features")
+    return "linear" if isinstance(module, nn.Linear) or is_own else "other"
 
 
 def weights_of(network: nn.Module) -> list[ParameterInfo]:
     """Every parameter with the kind of its layer, in the network's order."""
     found = []
     for path, module in network.named_modules():
-        kind = next((k for cls, k in _KINDS if isinstance(module, cls)), "other")
+        kind = _kind(module)
         for leaf, _ in module.named_parameters(recurse=False):
-            found.append(ParameterInfo(f"{path}.{leaf}" if path else leaf, kind))
+            width = int(getattr(module, "in_features", 0))
+            found.append(ParameterInfo(f"{path}.{leaf}" if path else leaf, kind, width))
     return found

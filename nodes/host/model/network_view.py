@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import comfy.model_management
-import comfy.utils
 import torch
 from torch import Tensor
 
 from ....esd.erasure import Erasure
 from ....esd.errors import EsdError
 from ....esd.formats.diffusers import UnetShape
-from ....esd.formats.network import Network
+from ....esd.formats.network import Network, Slice
+from ..families import require_plain_weights
+from ..families.family import Names, unet_names
 from .host_model import as_host_model
 
 log = logging.getLogger("esd")
@@ -29,15 +30,23 @@ def network_of(model: Any) -> Network:
     shapes = {name: weight.shape for name, weight in weights.items()}
 
     def weight(name: str) -> Tensor:
+        require_plain_weights(model, "comparing with absolute values", "load the bf16 file of this model.")
         comfy.model_management.throw_exception_if_processing_interrupted()
         return weights[name].patched(CPU) if weights[name].is_patched else weights[name].on(CPU, weights[name].dtype)
 
-    return Network(host.family.name, shapes, weight, diffusers_map(host.config, shapes))
+    return Network(host.family.name, shapes, weight, *named_by_diffusers(host.family.diffusers(host.config), shapes))
+
+
+def named_by_diffusers(names: Names, there: Any) -> tuple[dict[str, str], dict[str, Slice]]:
+    """Return diffusers name to host name for the tensors that are there, and to rows of those that the host fuses."""
+    whole = {d: h for d, h in names.items() if isinstance(h, str) and h in there}
+    slices = {d: Slice(*h) for d, h in names.items() if not isinstance(h, str) and h[0] in there}
+    return whole, slices
 
 
 def diffusers_map(unet_config: dict[str, Any], names: Any) -> dict[str, str]:
-    """diffusers name to host name for the tensors that are there: the host's own map without its dead entries."""
-    return {d: h for d, h in comfy.utils.unet_to_diffusers(unet_config).items() if h in names}
+    """Return the names of a UNet's tensors alone."""
+    return named_by_diffusers(unet_names(unet_config), names)[0]
 
 
 def base_network(model: Any, weights: Erasure, purpose: str) -> Network:
@@ -45,13 +54,19 @@ def base_network(model: Any, weights: Erasure, purpose: str) -> Network:
     if model is None:
         raise EsdError(f"{purpose} holds absolute values: connect the MODEL from before erasing to the model input.")
     carried = {id(t) for patches in model.patches.values() for t in _tensors(patches)}
-    if any(id(t) in carried for t in weights.differences.values()):
+    if any(id(t) in carried for t in weights.tensors):
         raise EsdError(f"This MODEL is erased already: for {purpose} connect the one that went into Erase.")
     return network_of(model)
 
 
 def _tensors(patches: Sequence[Any]) -> list[Any]:
-    return [t for _, value, *_ in patches if isinstance(value, tuple) and value[0] == "diff" for t in value[1]]
+    """Return the tensors of full differences, and those of the host's LoRA adapters."""
+    found: list[Any] = []
+    for _, value, *_ in patches:
+        if isinstance(value, tuple) and value[0] == "diff":
+            found += value[1]
+        found += [t for t in getattr(value, "weights", ()) if isinstance(t, Tensor)]
+    return found
 
 
 def unet_shape(model: Any) -> UnetShape:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ....esd.denoiser import Condition
 from ....esd.errors import EsdError
+from ....esd.students import StudentPlan, make_student
 from .denoiser import HostDenoiser
 from .host_model import HostModel
 from .loaded import offload_others, restore_injected_layers
@@ -70,8 +71,10 @@ def require_pair(base: HostModel, other: HostModel) -> None:
         )
 
 
-def frozen_denoiser(host: HostModel, latent_shape: tuple[int, int, int], on_forward: Forward) -> HostDenoiser:
+def frozen_denoiser(host: HostModel, latent_shape: tuple[int, ...], steps: int, on_forward: Forward) -> HostDenoiser:
     """Return a MODEL behind the seam with nothing to train in it; call it outside inference mode.
+
+    `steps` are those of the trajectories that will be sampled.
 
     Weights that no patch changes share the host's memory.
     """
@@ -80,4 +83,5 @@ def frozen_denoiser(host: HostModel, latent_shape: tuple[int, int, int], on_forw
     offload_others(int(host.patcher.model_size()), host.device, shared=host.patcher)
     network = private_network(host, host.device, host.dtype)
     dtype = compute_dtype(host.dtype, host.device)
-    return HostDenoiser(network, host.sampling(), (), latent_shape, host.device, dtype, on_forward)
+    sampling, nothing = host.sampling(latent_shape, steps), make_student(StudentPlan(()), network)
+    return HostDenoiser(network, sampling, nothing, latent_shape, host.device, dtype, on_forward, host.family.backward)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -15,6 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ....esd.denoiser import Condition
+from ....esd.students import StudentPlan, make_student
+from ..families.family import Backward
+from .backward import training_mode
 from .denoiser import HostDenoiser
 from .host_model import HostModel
 from .network import compute_dtype, empty_network, fill
@@ -33,48 +36,91 @@ class Stage:
     config: Mapping[str, Any] = field(compare=False)
     described: str
     weights: tuple[tuple[str, tuple[int, ...]], ...]
-    names: tuple[str, ...]
+    student: StudentPlan
+    backward: Backward
     latent: tuple[int, ...]
     device: str
     stored: torch.dtype
     computed: torch.dtype
-    condition: tuple[tuple[str, tuple[int, ...]], ...]
+    condition: tuple[tuple[str, tuple[int, ...], torch.dtype], ...]
+    constants: Mapping[str, Any] = field(compare=False, default_factory=dict)
 
     def denoiser(self) -> HostDenoiser:
         """One without values; outside inference mode."""
         network = empty_network(self.kind, self.config, self.stored, self.computed)
         fill(network, {name: torch.empty(shape, dtype=self.stored, device=META) for name, shape in self.weights})
         network.requires_grad_(False).eval()
-        made = HostDenoiser(network, _Scaled(), self.names, self.latent, META, self.computed, lambda samples: None)
+        student = make_student(self.student, network)
+        made = HostDenoiser(
+            network, _Scaled(), student, self.latent, META, self.computed, lambda samples: None, self.backward
+        )
         if self.device in FUSED_ATTENTION:  # else PyTorch's formula, which is all that the meta device has
             made.attention = _fused_attention
         return made
 
     def inputs(self, samples: int) -> tuple[Tensor, Tensor, Condition]:
         """x, sigma and conditions of so many samples."""
-        tensors = {name: torch.empty((samples, *shape[1:]), device=META) for name, shape in self.condition}
-        return torch.empty((samples, *self.latent), device=META), torch.ones(samples, device=META), Condition(tensors)
+        tensors = {
+            n: torch.empty((samples, *shape[1:]), dtype=dtype, device=META) for n, shape, dtype in self.condition
+        }
+        x, sigma = torch.empty((samples, *self.latent), device=META), torch.ones(samples, device=META)
+        return x, sigma, Condition(tensors, self.constants)
 
 
 def stage(
     host: HostModel,
-    names: Sequence[str],
+    student: StudentPlan,
     latent: tuple[int, ...],
     device: torch.device,
     dtype: torch.dtype,
-    condition: Mapping[str, tuple[int, ...]],
+    condition: Condition,
 ) -> Stage:
-    """`device` and `dtype` are those of the run, `condition` the shapes of one prompt's tensors ("1 ...")."""
+    """`device` and `dtype` are those of the run, `condition` the longest prompt's."""
     kind, config = host.kind
-    weights = tuple((name, weight.shape) for name, weight in host.weights().items())
-    inputs, computed = tuple(sorted(condition.items())), compute_dtype(dtype, device)
-    return Stage(kind, config, repr(config), weights, tuple(names), tuple(latent), device.type, dtype, computed, inputs)
+    computed = compute_dtype(dtype, device)
+    return Stage(
+        kind,
+        config,
+        repr(config),
+        _shapes(host, dtype),
+        student,
+        host.family.backward,
+        tuple(latent),
+        device.type,
+        dtype,
+        computed,
+        _inputs(condition, host.family.adapter_in_network),
+        condition.constants,
+    )
+
+
+ADAPTED_TOKENS = 512
+"""To how many tokens an adapter in the network fills up a text."""
+
+
+def _inputs(condition: Condition, adapted: bool) -> tuple[tuple[str, tuple[int, ...], torch.dtype], ...]:
+    """Return names, shapes and kinds of what the network is told; numbers of tokens stay whole numbers.
+
+    An adapter, which is small beside its network, does not run on the meta device: what it makes is told instead.
+    """
+    tensors = sorted(condition.tensors.items())
+    if adapted:
+        context = condition.tensors["c_crossattn"]
+        return (("c_crossattn", (1, max(ADAPTED_TOKENS, context.shape[1]), context.shape[2]), torch.float32),)
+    return tuple((n, tuple(t.shape), torch.float32 if t.is_floating_point() else t.dtype) for n, t in tensors)
+
+
+def _shapes(host: HostModel, dtype: torch.dtype) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Return the shapes of the network's weights; a quantised network is rehearsed as a plain one, without scales."""
+    if host.is_quantised:
+        return tuple((n, tuple(t.shape)) for n, t in empty_network(*host.kind, dtype, dtype).state_dict().items())
+    return tuple((name, weight.shape) for name, weight in host.weights().items())
 
 
 @lru_cache(maxsize=64)
 def training_bytes(on: Stage, samples: int, gradient_checkpointing: bool) -> int:
     """Return the peak bytes beyond the weights in the student's forward and backward, casts and gradients included."""
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), training_mode():
         denoiser = on.denoiser()
         denoiser.gradient_checkpointing = gradient_checkpointing
 
@@ -88,7 +134,7 @@ def training_bytes(on: Stage, samples: int, gradient_checkpointing: bool) -> int
 @lru_cache(maxsize=64)
 def sampling_bytes(on: Stage, samples: int) -> int:
     """Return the same of one call without gradients."""
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), training_mode():
         denoiser = on.denoiser()
         return _most(lambda: denoiser.predict(*on.inputs(samples)))
 
@@ -105,7 +151,7 @@ class _Scaled:
 
     def calculate_input(self, sigma: Tensor, x: Tensor) -> Tensor:
         """x as the network takes it."""
-        return x * sigma[:, None, None, None]
+        return x * sigma.reshape(-1, *[1] * (x.ndim - 1))
 
     def timestep(self, sigma: Tensor) -> Tensor:
         """As the network takes it."""

@@ -14,14 +14,17 @@ import torch
 from ....esd.concepts import Concept, Keep, prompts_of
 from ....esd.denoiser import Condition
 from ....esd.erasure import Erasure
+from ....esd.errors import EsdError
 from ....esd.examples import MIN_STEPS, keep_specs
-from ....esd.selection import select
+from ....esd.selection import ParameterInfo, row_slices, select
 from ....esd.settings import WHEN_GONE, Settings, check
 from ....esd.train import StepCallback
 from ....esd.until_gone import CHECK_EVERY, measuring_passes, settled
+from ..families import require_plain_weights
 from ..files.metadata import origin_of
 from ..model.apply import apply
-from ..model.conditioning import encode
+from ..model.backward import training_mode
+from ..model.conditioning import Guidance, encode
 from ..model.host_model import HostModel, as_host_model
 from ..model.loaded import restore_injected_layers
 from ..model.memory import LOWER_MEMORY_HINT, Gauge, ensure_free, estimate, gb, with_room
@@ -64,11 +67,12 @@ def erase_model(
     concepts, settings = settled(concepts, settings)
     plan = make_plan(model, settings)
     with translate_oom("the prompts were encoded", "close other programs, then queue again"):
-        conditions = encode(plan.host, clip, prompts_of(concepts, keeps), plan.latent_shape, plan.device)
+        prompts, guidance = prompts_of(concepts, keeps), guidance_of(plan.settings)
+        conditions = encode(plan.host, clip, prompts, plan.latent_shape, plan.device, guidance)
     plan = fitted(plan, conditions, keeps, monitor.vae if monitor and monitor.preview_every else None)
     progress = Progress(planned_passes(plan.settings, concepts, keeps), monitor.node if monitor else None)
     exact = training_numerics(plan.settings.deterministic)
-    with translate_oom("training", LOWER_MEMORY_HINT), torch.inference_mode(False), _training_mode(), exact:
+    with translate_oom("training", LOWER_MEMORY_HINT), torch.inference_mode(False), training_mode(), exact:
         gauge = Gauge(plan.device)
         denoiser = make_denoiser(plan, progress.advance)
         job = Job(plan, conditions, concepts, keeps, base, denoiser, progress, gauge)
@@ -93,9 +97,36 @@ def make_plan(model: Any, settings: Settings) -> Plan:
     settings = replace(settings, guidance_scale=settings.guidance_scale or host.family.guidance_scale)
     dtype = _dtype(settings.precision, host)
     latent = host.latent_shape(settings.width, settings.height)
-    names = select(settings.method, weights_of(host.network), host.family.layer_names)
+    if not settings.rank:
+        require_plain_weights(model, "training them", _PLAIN)
+    weights = weights_of(host.network)
+    names = select(settings.method, weights, host.family.layer_names)
+    names = low_rank_names(settings, names, weights) if settings.rank else names
     require_visible(host, names)
-    return Plan(host, settings, names, latent, host.device, dtype, settings.gradient_checkpointing == "on")
+    rows = row_slices(settings.method, weights, host.family.layer_names)
+    checkpointing = settings.gradient_checkpointing == "on"
+    rows = {name: rows[name] for name in names if name in rows}
+    return Plan(host, settings, names, latent, host.device, dtype, checkpointing, rows=rows)
+
+
+_PLAIN = "load the fp16, bf16 or fp32 file (weight_dtype default), or set rank to 16 in Erase Settings."
+
+
+def guidance_of(settings: Settings) -> Guidance:
+    """Return the embedded guidance that the settings ask for; other networks have no such input."""
+    return Guidance(settings.guidance_scale, settings.training_guidance)
+
+
+def low_rank_names(settings: Settings, names: Sequence[str], weights: Sequence[ParameterInfo]) -> list[str]:
+    """Return the matrices of Linear layers among the selected weights: biases have no low rank and stay frozen."""
+    kinds = {weight.name: weight.kind for weight in weights}
+    others = [name for name in names if kinds[name] != "linear"]
+    if others:
+        raise EsdError(
+            f'rank {settings.rank} trains Linear layers alone, and "{settings.method}" has {len(others)} other weights '
+            f"such as {others[0]}: choose esd-x, or set rank to 0."
+        )
+    return [name for name in names if name.endswith(".weight")]
 
 
 def fitted(plan: Plan, conditions: Mapping[str, Condition], keeps: Sequence[Keep], vae: Any = None) -> Plan:
@@ -104,10 +135,11 @@ def fitted(plan: Plan, conditions: Mapping[str, Condition], keeps: Sequence[Keep
     Recomputes activations where that is left to choose and memory asks for it.
     """
     longest = max(conditions.values(), key=lambda each: sum(t.numel() for t in each.tensors.values()))
-    shapes = {name: tuple(t.shape) for name, t in longest.tensors.items()}
-    on = stage(plan.host, plan.names, plan.latent_shape, plan.device, plan.dtype, shapes)
+    on = stage(plan.host, plan.student, plan.latent_shape, plan.device, plan.dtype, longest)
     preview = preview_bytes(vae, plan.latent_shape, plan.device)
     choices = (False, True) if plan.settings.gradient_checkpointing == "auto" else (plan.gradient_checkpointing,)
+    if plan.host.is_quantised:  # else backward keeps every weight that a layer has made plain
+        choices = choices[-1:]
     for gradient_checkpointing in choices:
         need = estimate(on, plan.settings, plan.device, gradient_checkpointing, streams_of(keeps))
         need, free = with_room(replace(need, preview=preview), plan.host, plan.device, plan.dtype)
@@ -127,7 +159,7 @@ def _dtype(precision: str, host: HostModel) -> torch.dtype:
     named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if precision in named:
         return named[precision]
-    stored, device = host.dtype, host.device
+    stored, device = host.computing_dtype, host.device
     if stored is torch.float16 and compute_dtype(stored, device) is not stored:
         return torch.bfloat16 if comfy.model_management.should_use_bf16(device) else torch.float32
     return stored
@@ -151,16 +183,3 @@ def planned_passes(settings: Settings, concepts: Sequence[Concept], keeps: Seque
     checks = settings.steps // CHECK_EVERY + 2 if settings.stop == WHEN_GONE else 0
     measuring = checks * measuring_passes(concepts, settings)
     return round(streams_of(keeps) * (drawn / each * 2 * levels + settings.examples) + measuring)
-
-
-class _training_mode:
-    """Tell hosts that ask (`comfy.model_management.in_training`) that gradients are wanted, and take it back."""
-
-    def __enter__(self) -> None:
-        self.before = getattr(comfy.model_management, "in_training", None)
-        if self.before is not None:
-            comfy.model_management.in_training = True
-
-    def __exit__(self, *error: object) -> None:
-        if self.before is not None:
-            comfy.model_management.in_training = self.before

@@ -23,12 +23,17 @@ ALGORITHM_VERSION = 2
 def _counted(settings: Settings) -> dict[str, Any]:
     """Return the settings that count; runs of version 0.1.0 count as ones of all steps, `deterministic`."""
     values = {name: value for name, value in asdict(settings).items() if FIELDS[name].affects_result}
-    if values["deterministic"]:
-        del values["deterministic"]
+    for name in LATER:
+        if values[name] == FIELDS[name].default:
+            del values[name]
     if values["stop"] == ALL_STEPS:
         del values["stop"]
     del values["contexts"]  # the concepts have them
     return by_first_name(values)
+
+
+LATER = ("deterministic", "training_guidance", "rank")
+"""Settings that version 0.1.0 did not have: its runs count as ones with their defaults, and of all steps."""
 
 
 def _named(concept: Concept) -> dict[str, Any]:
@@ -71,6 +76,7 @@ def _contents(
     yield from ((f"sampling {name}", t) for name, t in sorted(sampling.state_dict().items()))
     for prompt, condition in sorted(conditions.items()):
         yield from ((f"prompt {prompt} {name}", t) for name, t in sorted(condition.tensors.items()))
+        yield from ((f"sampling {prompt} {name}", t) for name, t in sorted(condition.sampling.items()))
 
 
 def _digest(named: tuple[str, Tensor]) -> bytes:

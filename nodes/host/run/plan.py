@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from ....esd.concepts import Concept, Keep
 from ....esd.denoiser import Condition
 from ....esd.erasure import Erasure
 from ....esd.settings import Settings
+from ....esd.students import StudentPlan, make_student
 from ....esd.train import StepCallback, Training, erase
 from ....esd.until_gone import CHECK_EVERY
 from ..families import NETWORK_PREFIX
@@ -31,12 +32,20 @@ class Plan:
     host: HostModel
     settings: Settings
     names: list[str]
-    latent_shape: tuple[int, int, int]
+    latent_shape: tuple[int, ...]
     device: torch.device
     dtype: torch.dtype
     gradient_checkpointing: bool = False
     need: MemoryEstimate = MemoryEstimate()
     """Known when the prompts are encoded."""
+    rows: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Of the weights that are trained in part."""
+
+    @property
+    def student(self) -> StudentPlan:
+        """What is trained, and how."""
+        rank, seed = self.settings.rank, self.settings.seed
+        return StudentPlan(tuple(self.names), tuple(self.rows.items()), rank, student_seed(seed) if rank else 0)
 
     def __str__(self) -> str:
         """One line for the node."""
@@ -66,25 +75,31 @@ class Job:
 
     def weights(self, origin: Origin, training: Training, left: Mapping[str, int] | None = None) -> Erasure:
         """Return what was learnt, under the host's names; `origin` is what the base was, `left` what was measured."""
-        differences = {NETWORK_PREFIX + name: t for name, t in self.denoiser.difference().items()}
-        about = run_metadata(
-            self.concepts, self.keeps, self.plan.settings, self.plan.host.family, origin, len(training.losses)
-        )
-        return Erasure(differences, {**about, **_measured(training, left)})
+        plan, done = self.plan, len(training.losses)
+        about = run_metadata(self.concepts, self.keeps, plan.settings, plan.host.family, origin, done)
+        learnt = self.denoiser.learner.erasure(NETWORK_PREFIX)
+        return replace(learnt, metadata={**about, **_measured(training, left)})
 
 
 def make_denoiser(plan: Plan, on_forward: Callable[[int], None]) -> HostDenoiser:
     """Return the denoiser of a plan; call it outside inference mode."""
+    network = private_network(plan.host, plan.device, plan.dtype)
     return HostDenoiser(
-        private_network(plan.host, plan.device, plan.dtype),
-        plan.host.sampling(),
-        plan.names,
+        network,
+        plan.host.sampling(plan.latent_shape, plan.settings.num_inference_steps),
+        make_student(plan.student, network),
         plan.latent_shape,
         plan.device,
         compute_dtype(plan.dtype, plan.device),
         on_forward,
+        plan.host.family.backward,
         plan.gradient_checkpointing,
     )
+
+
+def student_seed(seed: int) -> int:
+    """Return the seed of a low-rank student's first values, apart from those of the examples."""
+    return (seed + 0x5DEECE66D) % 2**63
 
 
 def _measured(training: Training, left: Mapping[str, int] | None) -> dict[str, str]:

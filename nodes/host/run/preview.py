@@ -35,13 +35,13 @@ def draw_previews(
 ) -> list[dict[str, str]]:
     """One picture a prompt by the student, from the same noise each time; neither weights nor random state move."""
     generator = torch.Generator().manual_seed(SEED)
-    noise = torch.randn((1, *denoiser.latent_shape), generator=generator).expand(len(prompts), -1, -1, -1)
+    noise = torch.randn((1, *denoiser.latent_shape), generator=generator)
+    noise = noise.expand(len(prompts), *denoiser.latent_shape)
     sigmas = denoiser.sigmas(STEPS)[:-1, None].to(denoiser.device).expand(-1, len(prompts))
     shown = [conditions[prompt] for prompt in prompts.values()]
     with torch.no_grad(), denoiser.student():
         *_, last = cfg_trajectory(denoiser, noise.to(denoiser.device), conditions[NULL_PROMPT], shown, sigmas, GUIDANCE)
-        guided = last.uncond + GUIDANCE * (last.cond - last.uncond)
-        latents = denoiser.denoised(guided, last.x, last.sigma)
+        latents = denoiser.denoised(last.guided, last.x, last.sigma)
     pictures = (
         decoded(vae, latent_format.process_out(latents)) if not is_missing(vae) else rough(latents, latent_format)
     )
@@ -63,7 +63,7 @@ def decoded(vae: Any, latents: Tensor) -> Tensor:
     try:
         with torch.inference_mode():
             pictures: Tensor = vae.decode(latents)
-        return pictures
+        return pictures[:, 0] if pictures.ndim == 5 else pictures
     finally:
         patcher = getattr(vae, "patcher", None)
         if patcher is not None and not comfy.model_management.is_device_cpu(patcher.load_device):
@@ -73,6 +73,7 @@ def decoded(vae: Any, latents: Tensor) -> Tensor:
 
 def rough(latents: Tensor, latent_format: Any) -> Tensor:
     """By the latent's own colours, one pixel a latent: "b h w c" in 0 ... 1."""
+    latents = latents[:, :, 0] if latents.ndim == 5 else latents
     if latent_format.latent_rgb_factors is None:
         return rearrange(latents[:, :1].sigmoid().expand(-1, 3, -1, -1), "b c h w -> b h w c").float().cpu()
     factors = torch.tensor(latent_format.latent_rgb_factors)

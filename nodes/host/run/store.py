@@ -8,19 +8,20 @@ import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import folder_paths
 
-from ....esd.denoiser import Denoiser
-from ....esd.erasure import Erasure, lora_key, save_differences
+from ....esd.erasure import Erasure, LowRankChange, lora_key, lora_tensors, save_differences
 from ....esd.errors import EsdError
 from ....esd.files.lazy import open_tensors
+from ....esd.files.lazy_tensor import TensorFile
 from ....esd.snapshot import read_snapshot, write_snapshot
 from ....esd.train import Training
 from ..families import NETWORK_PREFIX
 from ..files.folders import require_own
+from ..model.denoiser import HostDenoiser
 
 log = logging.getLogger("esd")
 
@@ -47,7 +48,7 @@ class RunFolder:
         self.key, self.path = key, runs_folder() / key[:16]
         self.snapshot, self.result = self.path / SNAPSHOT, self.path / RESULT
 
-    def finished(self, denoiser: Denoiser) -> Finished | None:
+    def finished(self, denoiser: HostDenoiser) -> Finished | None:
         """Return the kept result, where there is one; raise EsdError with the cure when it cannot be read."""
         if not self.result.is_file():
             return None
@@ -55,12 +56,8 @@ class RunFolder:
             with open_tensors(self.result) as file:
                 if file.metadata.get("run.key") != self.key:
                     raise EsdError("it belongs to another run")
-                names = {NETWORK_PREFIX + name: tuple(p.shape) for name, p in denoiser.trainable.items()}
-                stored = {name: file.tensors[lora_key(name)] for name in names}
-                if any(stored[name].shape != shape for name, shape in names.items()):
-                    raise EsdError("its weights have other shapes")
                 metadata = {k: v for k, v in file.metadata.items() if not k.startswith("run.")}
-                weights = Erasure({name: each.load() for name, each in stored.items()}, metadata)
+                weights = replace(_read(file, denoiser), metadata=metadata)
                 losses = [float(value) for value in json.loads(file.metadata["run.losses"])]
                 return Finished(weights, losses, file.metadata["run.complete"] == "yes")
         except (EsdError, KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
@@ -91,7 +88,7 @@ class RunFolder:
         """Write the result; a finished run needs its snapshot no more.  Raises EsdError where the disk refuses."""
         self._make()
         about = {"run.key": self.key, "run.losses": json.dumps(losses), "run.complete": "yes" if complete else "no"}
-        save_differences(Erasure(weights.differences, {**weights.metadata, **about}), self.result)
+        save_differences(replace(weights, metadata={**weights.metadata, **about}), self.result)
         if complete:
             self.snapshot.unlink(missing_ok=True)
         evict_oldest(self.path)
@@ -105,6 +102,21 @@ class RunFolder:
                 f"The folder output/esd/runs/{self.path.name} could not be made ({error.strerror or error}): "
                 "allow writing in the output folder."
             ) from error
+
+
+def _read(file: TensorFile, denoiser: HostDenoiser) -> Erasure:
+    """Return the erasure of a kept result, which has the tensors that the untrained student would have."""
+    empty = denoiser.learner.erasure(NETWORK_PREFIX)
+    stored = {key: file.tensors[key] for key in lora_tensors(empty)}
+    if any(stored[key].shape != tuple(t.shape) for key, t in lora_tensors(empty).items()):
+        raise EsdError("its weights have other shapes")
+    full = {name: stored[lora_key(name)].load() for name in empty.differences}
+    low = {}
+    for name in empty.low_rank:
+        path = name.removesuffix(".weight")
+        up, down = (stored[f"{path}.lora_{part}.weight"].load() for part in ("up", "down"))
+        low[name] = LowRankChange(up, down)
+    return Erasure(full, low_rank=low)
 
 
 def runs_folder() -> Path:

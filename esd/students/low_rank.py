@@ -1,0 +1,77 @@
+"""The low-rank student: W + up @ down beside each selected Linear layer, whose own weight is only ever read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..erasure import Erasure, LowRankChange
+from .student import StudentPlan
+
+DOWN, UP = "lora_down.weight", "lora_up.weight"
+
+
+class LowRankStudent:
+    """A LoRA (Hu et al., 2021) as a forward hook: alpha is the rank, so the scale is 1.
+
+    up begins at 0, so the first output is the frozen one bit for bit.  The layers may keep their weights in any form,
+    since nothing is written into them: float8, quantised layouts, other devices.
+    """
+
+    def __init__(self, plan: StudentPlan, network: nn.Module) -> None:
+        """Draw down as LoRA does (Kaiming, uniform), from the plan's seed; `network` has a Linear for each name."""
+        generator = torch.Generator().manual_seed(plan.seed)
+        self.layers: dict[str, nn.Linear] = {}
+        self.rows: dict[str, tuple[int, int]] = {}
+        self.trainable: dict[str, nn.Parameter] = {}
+        for name in plan.names:
+            path = name.removesuffix(".weight")
+            if not hasattr(network.get_submodule(path), "in_features"):  # hosts have Linear layers of their own
+                raise TypeError(f"{path} is no Linear layer")
+            layer = cast(nn.Linear, network.get_submodule(path))
+            self.layers[name], self.rows[name] = layer, plan.rows_of(name, layer.out_features)
+            first, last = self.rows[name]
+            drawn = torch.rand((plan.rank, layer.in_features), generator=generator) * 2 - 1
+            down, device = drawn / layer.in_features**0.5, layer.weight.device
+            self.trainable[f"{path}.{DOWN}"] = nn.Parameter(down.to(device))
+            self.trainable[f"{path}.{UP}"] = nn.Parameter(torch.zeros((last - first, plan.rank), device=device))
+
+    def _pair(self, name: str) -> tuple[Tensor, Tensor]:
+        path = name.removesuffix(".weight")
+        return self.trainable[f"{path}.{UP}"], self.trainable[f"{path}.{DOWN}"]
+
+    @contextmanager
+    def attached(self, dtype: torch.dtype) -> Iterator[None]:
+        """Hang the changes on their layers, in the precision of what goes through them, and take them off again."""
+        with ExitStack() as hooks:
+            for name, layer in self.layers.items():
+                handle = layer.register_forward_hook(self._hook(name, layer))
+                hooks.callback(handle.remove)
+            yield
+
+    def _hook(self, name: str, layer: nn.Linear) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+        up, down = self._pair(name)
+        first, last = self.rows[name]
+        around = (first, layer.out_features - last)
+
+        def add(layer: nn.Module, inputs: Any, out: Tensor) -> Tensor:
+            x = inputs[0].to(out.dtype)
+            change = functional.linear(functional.linear(x, down.to(x.dtype)), up.to(x.dtype))
+            return out + (functional.pad(change, around) if any(around) else change)
+
+        return add
+
+    def erasure(self, prefix: str) -> Erasure:
+        """Return the changes by name, up with rows of 0 where a layer is only trained in part."""
+        changes = {}
+        for name, layer in self.layers.items():
+            up, down = (t.detach().float().cpu().clone() for t in self._pair(name))
+            first, last = self.rows[name]
+            whole = functional.pad(up, (0, 0, first, layer.out_features - last))
+            changes[prefix + name] = LowRankChange(whole.contiguous(), down.contiguous())
+        return Erasure({}, low_rank=changes)

@@ -1,0 +1,57 @@
+"""What a student is, and the plan that it is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from ..erasure import Erasure
+
+
+@dataclass(frozen=True)
+class StudentPlan:
+    """Which weights are trained, of some only the rows from a first to a last (not included), and how.
+
+    `rank` 0 trains them themselves; above, a change of that rank beside each, whose first values come from `seed`.
+    """
+
+    names: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[int, int]], ...] = ()
+    rank: int = 0
+    seed: int = 0
+
+    def rows_of(self, name: str, height: int) -> tuple[int, int]:
+        """Return the trained rows of a weight that has `height`."""
+        return dict(self.rows).get(name, (0, height))
+
+
+class Student(Protocol):
+    """What is trained over one frozen network."""
+
+    @property
+    def trainable(self) -> Mapping[str, torch.nn.Parameter]:
+        """The float32 parameters by name, on the network's device."""
+
+    def attached(self, dtype: torch.dtype) -> AbstractContextManager[None]:
+        """While it is open the network answers as the student; its layers compute in `dtype`."""
+
+    def erasure(self, prefix: str) -> Erasure:
+        """Return student minus base, float32 on the CPU, each weight's name after the prefix."""
+
+
+Shape = tuple[int, ...]
+
+
+def parameter_shapes(plan: StudentPlan, shapes: Mapping[str, Shape]) -> list[Shape]:
+    """Return the shapes of the parameters of a student over weights of these shapes."""
+    found: list[Shape] = []
+    for name in plan.names:
+        height, *others = shapes[name]
+        first, last = plan.rows_of(name, height)
+        whole = (last - first, *others)
+        found += [(plan.rank, whole[1]), (whole[0], plan.rank)] if plan.rank else [whole]
+    return found

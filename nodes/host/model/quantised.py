@@ -1,0 +1,63 @@
+"""A private double of a network whose weights are quantised: its layers and layouts are the host's own."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ....esd.errors import EsdError
+from .host_model import HostModel
+
+
+def quantised_network(host: HostModel, device: torch.device) -> nn.Module:
+    """Return the network with weights that share the host's memory where they are on the device already.
+
+    The layers are copied as they are, with whatever the host keeps of scales and layouts in them.  Call it outside
+    inference mode.  Raises EsdError for a MODEL that carries patches.
+    """
+    if host.patcher.patches:
+        raise EsdError(
+            "This MODEL is quantised and carries LoRAs or other patches, which would be rounded: connect their nodes "
+            "after Erase, or load the bf16 file."
+        )
+    shared: dict[int, Any] = {}
+    for module in host.network.modules():
+        for tensor in (*module._parameters.values(), *module._buffers.values(), *_other_tensors(module)):
+            if tensor is not None:
+                shared[id(tensor)] = _double(tensor, device)
+    made: nn.Module = copy.deepcopy(host.network, shared)
+    return made.requires_grad_(False).eval()
+
+
+def _other_tensors(module: nn.Module) -> list[Tensor]:
+    """Return tensors that a layer keeps outside its state."""
+    return [value for value in module.__dict__.values() if isinstance(value, Tensor)]
+
+
+def _double(tensor: Tensor, device: torch.device) -> Tensor:
+    plain = ordinary(tensor.detach().to(device))
+    return nn.Parameter(plain, requires_grad=False) if isinstance(tensor, nn.Parameter) else plain
+
+
+def ordinary(tensor: Tensor) -> Tensor:
+    """Return the same memory as an ordinary tensor, since autograd refuses inference tensors; layouts keep their kind.
+
+    A quantised layout is a subclass that PyTorch can take apart and put together (`__tensor_flatten__`).
+    """
+    if type(tensor) in (Tensor, nn.Parameter):
+        made = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+        return made.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
+    names, about = tensor.__tensor_flatten__()  # type: ignore[attr-defined]
+    inner = {name: ordinary(getattr(tensor, name)) for name in names}
+    about = _ordinary_parts(about)
+    return type(tensor).__tensor_unflatten__(inner, about, tensor.shape, tensor.stride())  # type: ignore[attr-defined,no-any-return]
+
+
+def _ordinary_parts(about: Any) -> Any:
+    """Return what else a layout is made of, with ordinary tensors."""
+    if isinstance(about, Tensor):
+        return ordinary(about)
+    return {key: _ordinary_parts(value) for key, value in about.items()} if isinstance(about, dict) else about
