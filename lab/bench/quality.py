@@ -1,6 +1,6 @@
 """Erased and kept, judged, for each kind of task and setting: `python run.py bench quality`.
 
-Every task is run at the defaults and with method, eta and the source of the examples changed, one at a time; `--full`
+Every task is run for a fixed number of steps, and with method, eta and the source of the examples changed, one at a time; `--full`
 crosses the three for the object too.
 Rows are printed as they come, as a Markdown table.
 """
@@ -14,6 +14,9 @@ from itertools import product, zip_longest
 from typing import Any
 
 from _playground_run import SIZE, Playground, as_json, short, write_json
+
+FIXED = {"steps": 200, "learning_rate": 1e-4, "eta": 1.0, "stop": "after all steps", "contexts": "own words"}
+"""What every row shares unless it says otherwise; `bench defaults` has the shipped defaults."""
 
 REPEATS = 16
 """Pictures of what is erased, in each row."""
@@ -118,7 +121,7 @@ def run(world: Playground, task: Task, change: dict[str, Any], seed: int) -> dic
     from esd_pack.esd.settings import Settings
 
     preset = change.pop("preset", "custom")
-    settings = with_preset(Settings(**{**SIZE, "seed": seed, **change}), preset)
+    settings = with_preset(Settings(**{**SIZE, **FIXED, "seed": seed, **change}), preset)
     concepts = [make_concept(**c) for c in task.concepts]
     keeps = [make_keep(task.keeps, 1.0)] if task.keeps else []
     erased, seconds = world.erase(concepts, keeps, settings)

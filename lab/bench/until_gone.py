@@ -69,10 +69,8 @@ def main() -> None:
             for row in followed(bench, few, seed, chosen.every, {"steps": chosen.steps}):
                 rows.append(row)
                 found = {name: f"{row[name]['first']}/{row[name]['second']} of {row[name]['n']}" for name in few.groups}
-                residuals = [f"{rho:.2f}" for each in row["residuals"] for rho in each.values()]
-                print(
-                    f"| {task.name} | {row['steps']} | {row['passes']} | {', '.join(residuals)} | {found} |", flush=True
-                )
+                residuals = ", ".join(f"{rho:.2f}" for each in row["residuals"] for rho in each.values())
+                print(f"| {task.name} | {row['steps']} | {row['passes']} | {residuals} | {found} |", flush=True)
                 write_json(chosen.json, rows)
 
 
