@@ -1,7 +1,7 @@
 """Erased and kept, judged, for each kind of task and setting: `python run.py bench quality`.
 
-Every task is run for a fixed number of steps, and with method, eta and the source of the examples changed, one at a time; `--full`
-crosses the three for the object too.
+Every task is run for a fixed number of steps, and with method, eta and the source of the examples changed, one at a
+time; `--full` crosses the three for the object too.
 Rows are printed as they come, as a Markdown table.
 """
 
