@@ -78,7 +78,7 @@ class TestFoundRates:
         assert [each.prompt for each in keeps] == ["dog", "key"] and min(k.residual for k in keeps) > 0.4
 
     def test_the_base_against_itself(self, world):
-        found = evaluated(world, "cat", model=world.model, samples=2)
+        found = evaluated(world, "cat", model=world.model, samples=2, steps=3)
         (erased,) = found["report"].changes
         assert erased.before == erased.after and erased.p_value == 1 and math.isnan(found["kept"])
         scores = found["report"].scores
@@ -108,13 +108,14 @@ class TestReport:
         assert set(comfy_base.rglob("output/**/*")) == before and "Saved" not in found["text"]
 
     def test_equal_inputs_give_equal_reports(self, world):
-        first, second = (evaluated(world, "cat", steps=2)["report"] for _ in range(2))
-        assert first == second and first != evaluated(world, "cat", steps=2, seed=3)["report"]
+        first, second = (evaluated(world, "cat", steps=1)["report"] for _ in range(2))
+        assert first == second and first != evaluated(world, "cat", steps=1, seed=3)["report"]
 
     def test_both_models_stay_as_they_were(self, world, by_network, by_likelihood):
         assert world.model.patches == {} and world.model.model_options == {"transformer_options": {}}
 
 
+@pytest.mark.full
 class TestCancel:
     """Stopped in the middle."""
 
