@@ -27,7 +27,7 @@ class ESDJudgeBaseModel(io.ComfyNode):
             inputs=[
                 io.Model.Input("base_model", tooltip="The MODEL before the erasure."),
                 io.Clip.Input("clip", tooltip="Its text encoder."),
-                io.Vae.Input("vae", tooltip="Its VAE."),
+                io.Vae.Input("vae", tooltip="Its VAE, which turns pictures into latents."),
                 seed_input("The seed of the noise that pictures are judged under."),
             ],
             outputs=[JudgeSocket.Output("judge", display_name="judge", tooltip="For Evaluate.")],

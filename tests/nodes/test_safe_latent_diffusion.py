@@ -129,7 +129,10 @@ class TestEquations:
         own = STRENGTHS[strength]
         assert PUBLISHED[strength] == (own.warmup, own.scale, own.threshold, own.momentum_scale, own.momentum_beta)
 
-    @pytest.mark.parametrize(("strength", "steps"), [("weak", 10), ("medium", 10), ("strong", 50), ("max", 10)])
+    @pytest.mark.parametrize(
+        ("strength", "steps"),
+        [("weak", 10), ("medium", 10), pytest.param("strong", 50, marks=pytest.mark.full), ("max", 10)],
+    )
     def test_a_whole_sampling_is_the_paper_s(self, world, strength, steps):
         sigmas = levels(world.model, steps)
         found, wanted = drawn(world, guided(world, strength), sigmas=sigmas), by_the_paper(world, strength, steps=steps)

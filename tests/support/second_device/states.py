@@ -486,6 +486,29 @@ def _(world: World) -> Any:
     return dict(sampling.draw_rows(rows, world.clip, world.vae, sampling.samples_of(["cat", "dog"], 3), choice))
 
 
+@state("Measure, and Evaluate with the base as judge")
+def _(world: World) -> Any:
+    erased, base_model = world.erase().model, world.model
+    measure, evaluate = world.module("nodes.host.model.measure"), world.module("nodes.host.images.evaluate")
+    choice = measure.MeasureChoice(1, 8, 0, 64, 64)
+    keep = world.module("esd.concepts").make_keep("dog", 1.0)
+    found = measure.measure_models(erased, base_model, world.clip, [world.concept("cat")], [keep], choice)
+    figures = [each.residuals + each.drifts for each in (*found.concepts, *found.keeps)]
+    sets, how = world.module("esd.evaluate.prompt_set"), world.module("nodes.host.images.sampling").SamplerChoice
+    prompts = sets.prompt_set("", sets.rows_of_lines("cat\ndog", "erased"))
+    shots = evaluate.shots_of(prompts, 1, how(3, 2, 3.0, "euler", "normal", 64, 64))
+    judge = world.module("nodes.host.images.judges").BaseModelJudge(base_model, world.clip, world.vae)
+    drawn = evaluate.evaluate(base_model, erased, world.clip, world.vae, shots, prompts.labels, judge)
+    scores = [score.score for model in drawn.scores.values() for score in model]
+    return torch.tensor(figures), torch.tensor(scores)
+
+
+@state("Safe Latent Diffusion")
+def _(world: World) -> Any:
+    guided = world.module("nodes.host.model.safety_guidance").with_safety_guidance
+    return world.drawn(guided(world.model, world.clip, "cat", "max"))
+
+
 @state("Load Model, KSampler, Erase and KSampler in one prompt")
 def _(world: World) -> Any:
     g = Graph(world.nodes)
