@@ -16,8 +16,8 @@ pytest.importorskip("diffusers")
 from support.dit_models import DITS, OTHERS, Twin, build, twin  # noqa: E402
 
 CLOSE, ETA, STEPS = 1e-4, 1.5, 6
-LARGE = {"anima": pytest.mark.full}
-"""Whose adapter has its real size."""
+LARGE = {"anima": pytest.mark.full, "zimage": pytest.mark.full}
+"""Whose adapter has its real size, and whose tokens are wide."""
 
 EVERY = pytest.mark.parametrize("name", [pytest.param(n, marks=LARGE[n]) if n in LARGE else n for n in OTHERS])
 GUIDANCE = {
@@ -287,6 +287,7 @@ def test_a_wan_model_that_needs_a_picture_is_refused_by_its_type(comfy: Any) -> 
         identify(SimpleNamespace(model=base))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["dev", "wan", "zimage"])
 def test_a_watched_run_shows_previews_and_goes_on_from_its_snapshot(
     comfy: Any, node_classes: Any, runs: Any, name: str, monkeypatch: pytest.MonkeyPatch
@@ -326,6 +327,7 @@ def test_a_watched_run_shows_previews_and_goes_on_from_its_snapshot(
         assert torch.equal(change.up, resumed.weights.low_rank[key].up)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["dev", "schnell", "klein", "sd35", "wan", "krea"])
 def test_a_network_that_the_host_loads_is_told_and_erased(comfy: Any, name: str) -> None:
     """By its own detection, with weights that belong to inference mode; hosts before 0.8 know the real sizes alone."""

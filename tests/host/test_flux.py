@@ -211,7 +211,7 @@ def test_the_student_begins_as_the_base_and_every_weight_learns(
 
 
 @pytest.mark.parametrize("rank", [0, 4])
-@EVERY
+@pytest.mark.parametrize("name", ["dev", *(pytest.param(n, marks=pytest.mark.full) for n in ("schnell", "klein"))])
 def test_a_run_erases_and_its_model_draws_as_the_student(comfy: Any, name: str, rank: int) -> None:
     from esd_pack.esd.concepts import make_concept, make_keep
     from esd_pack.esd.settings import Settings

@@ -207,3 +207,25 @@ def test_whole_checkpoints_and_absolute_values_are_refused(comfy: Any, tmp_path:
     weights = Erasure({}, low_rank={key: LowRankChange(torch.ones(128, 2), torch.ones(2, 128))})
     with pytest.raises(EsdError, match="quantised .* absolute values would lose small changes: load the bf16 file"):
         export.format_of("official").write(tmp_path / "w.safetensors", export.Export(weights, {}, model))
+
+
+def test_patches_of_another_clone_that_is_loaded_do_not_get_in(model: Any) -> None:
+    """All clones share one network, whose weights have the patches of the last one that was sampled."""
+    import comfy.model_management
+
+    from esd_pack.esd.concepts import make_concept
+    from esd_pack.esd.settings import Settings
+    from esd_pack.nodes.host.run.erase import erase_model
+
+    def run() -> Any:
+        return erase_model(model, DITS[NAME].text, [make_concept("cat")], [], Settings(**SMALL, rank=4)).weights
+
+    key = "diffusion_model.double_blocks.0.txt_attn.proj.weight"
+    with torch.inference_mode():
+        alone = run()
+        other = model.clone()
+        other.add_patches({key: ("diff", (torch.ones(128, 128),))}, 1.0)
+        comfy.model_management.load_models_gpu([other])
+        beside = run()
+        comfy.model_management.unload_all_models()
+    assert all(torch.equal(alone.low_rank[n].up, beside.low_rank[n].up) for n in alone.low_rank)

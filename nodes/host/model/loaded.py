@@ -53,5 +53,10 @@ def restore_injected_layers(model: Any) -> None:
     unload_where(lambda each: model.is_clone(each.model) and _has_injections(each.model))
 
 
+def restore_own_weights(model: Any) -> None:
+    """Let the host unload the MODELs of this network whose patches are now in its weights."""
+    unload_where(lambda each: model.is_clone(each.model) and bool(each.model.patches))
+
+
 def _has_injections(model: Any) -> bool:
     return model.is_injected or any(name.startswith("diffusion_model") for name in model.object_patches_backup)

@@ -25,16 +25,26 @@ def quantised_network(host: HostModel, device: torch.device) -> nn.Module:
         )
     shared: dict[int, Any] = {}
     for module in host.network.modules():
+        streamed = [value for name, value in module.__dict__.items() if _is_streaming(name)]
+        shared |= {id(value): value for value in streamed}
         for tensor in (*module._parameters.values(), *module._buffers.values(), *_other_tensors(module)):
             if tensor is not None:
                 shared[id(tensor)] = _double(tensor, device)
     made: nn.Module = copy.deepcopy(host.network, shared)
+    for module in made.modules():
+        for name in [name for name in module.__dict__ if _is_streaming(name)]:
+            delattr(module, name)
     return made.requires_grad_(False).eval()
+
+
+def _is_streaming(name: str) -> bool:
+    """Whether an attribute of a layer is a place on the device that DynamicVRAM streams its weights through."""
+    return name == "_v" or name.startswith("_v_")
 
 
 def _other_tensors(module: nn.Module) -> list[Tensor]:
     """Return tensors that a layer keeps outside its state."""
-    return [value for value in module.__dict__.values() if isinstance(value, Tensor)]
+    return [value for name, value in module.__dict__.items() if isinstance(value, Tensor) and not _is_streaming(name)]
 
 
 def _double(tensor: Tensor, device: torch.device) -> Tensor:

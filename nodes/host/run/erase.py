@@ -26,7 +26,7 @@ from ..model.apply import apply
 from ..model.backward import training_mode
 from ..model.conditioning import Guidance, encode
 from ..model.host_model import HostModel, as_host_model
-from ..model.loaded import restore_injected_layers
+from ..model.loaded import restore_injected_layers, restore_own_weights
 from ..model.memory import LOWER_MEMORY_HINT, Gauge, ensure_free, estimate, gb, with_room
 from ..model.network import compute_dtype, require_own_network, require_visible, weights_of
 from ..model.oom import translate_oom
@@ -92,6 +92,8 @@ def make_plan(model: Any, settings: Settings) -> Plan:
     """Check the MODEL and the settings, and choose what is left to choose."""
     host = as_host_model(model)
     restore_injected_layers(model)
+    if host.is_quantised:  # such weights are shared as they are, and not asked of the host one by one
+        restore_own_weights(model)
     require_own_network(host)
     check(settings)
     settings = replace(settings, guidance_scale=settings.guidance_scale or host.family.guidance_scale)
