@@ -35,9 +35,26 @@ GRAPHS: dict[str, Graph] = {
         [
             ("ESDConcept", (0, 0), {"concept": "cat"}),
             ("ESDConcept", (370, 0), {"concept": "sunglasses", "erase_from": "face wearing sunglasses", "weight": 2}),
-            ("ESDErase", (740, 0), {"eta": 4}),
+            ("ESDErase", (740, 0), {}),
         ],
         [(0, "concepts", 1, "previous"), (1, "concepts", 2, "concepts")],
+    ),
+    "ESDContexts": (
+        [
+            (
+                "ESDContexts",
+                (0, 0),
+                {
+                    "kind": "style",
+                    "templates": "a painting of a [carrier] by [concept]",
+                    "carriers": "house\nriver\nface",
+                    "size": (340, 260),
+                },
+            ),
+            ("ESDConcept", (400, 0), {"concept": "Van Gogh"}),
+            ("ESDErase", (770, 0), {}),
+        ],
+        [(0, "contexts", 1, "contexts"), (1, "concepts", 2, "concepts")],
     ),
     "ESDKeep": (
         [
