@@ -22,7 +22,7 @@ from .concepts import NULL_PROMPT
 from .denoiser import Condition, Denoiser, batched, predict
 from .examples import TargetSpec
 from .settings import Settings
-from .trajectory import cfg_trajectory
+from .trajectory import TrajectoryStep, cfg_trajectory
 
 LEVELS = 6
 """Noise levels of a held-out trajectory at which the residual is measured; each takes two passes a time."""
@@ -43,7 +43,6 @@ class HeldOut:
     change: Tensor
 
 
-@torch.no_grad()
 def hold_out(
     denoiser: Denoiser,
     conditions: Mapping[str, Condition],
@@ -54,41 +53,65 @@ def hold_out(
 ) -> list[HeldOut]:
     """Sample a trajectory of so many levels, evenly spaced from pure noise, by the base under each prompt.
 
-    Each level takes 2 passes, or 3 in a context.
+    Each level takes 2 passes, or 3 in a context.  No call is larger than those of the training's own trajectories.
     """
+    batches = [specs[i : i + settings.trajectory_batch] for i in range(0, len(specs), settings.trajectory_batch)]
+    return [each for batch in batches for each in _hold_out(denoiser, conditions, batch, settings, generator, levels)]
+
+
+@torch.no_grad()
+def _hold_out(
+    denoiser: Denoiser,
+    conditions: Mapping[str, Condition],
+    specs: Sequence[TargetSpec],
+    settings: Settings,
+    generator: torch.Generator,
+    levels: int,
+) -> list[HeldOut]:
     grid = denoiser.sigmas(settings.num_inference_steps)[:-1]
     chosen = torch.arange(min(levels, len(grid))) * len(grid) // min(levels, len(grid))
     sigmas = grid[chosen][:, None].to(denoiser.device).expand(-1, len(specs))
     noise = torch.randn((len(specs), *denoiser.latent_shape), generator=generator).to(denoiser.device)
     prompts = [conditions[spec.prompt] for spec in specs]
     steps = list(cfg_trajectory(denoiser, noise, conditions[NULL_PROMPT], prompts, sigmas, settings.guidance_scale))
-    made = []
-    for row, spec in enumerate(specs):
-        x, sigma = torch.stack([s.x[row] for s in steps]), torch.stack([s.sigma[row] for s in steps])
-        known: dict[str, Tensor] = {}
-        if steps[0].cond is not None:  # with embedded guidance the trajectory has neither prompt without it
-            known[NULL_PROMPT] = torch.stack([s.uncond[row] for s in steps if s.uncond is not None])
-            known[spec.prompt] = torch.stack([s.cond[row] for s in steps if s.cond is not None])
-        for prompt in {spec.prompt, spec.erase, spec.null} - known.keys():
-            known[prompt] = predict(denoiser, x, sigma, batched([conditions[prompt]] * len(x)))
-        null = known[spec.null]
-        made.append(HeldOut(spec.prompt, spec.null, x, sigma, known[spec.prompt] - null, known[spec.erase] - null))
-    return made
+    return [_row(denoiser, conditions, steps, row, spec) for row, spec in enumerate(specs)]
+
+
+def _row(
+    denoiser: Denoiser, conditions: Mapping[str, Condition], steps: list[TrajectoryStep], row: int, spec: TargetSpec
+) -> HeldOut:
+    """Return one trajectory of a batch; what sampling it did not compute is asked for, a level at a time."""
+    x, sigma = torch.stack([s.x[row] for s in steps]), torch.stack([s.sigma[row] for s in steps])
+    known: dict[str, Tensor] = {}
+    if steps[0].cond is not None:  # with embedded guidance the trajectory has neither prompt without it
+        known[NULL_PROMPT] = torch.stack([s.uncond[row] for s in steps if s.uncond is not None])
+        known[spec.prompt] = torch.stack([s.cond[row] for s in steps if s.cond is not None])
+    for prompt in {spec.prompt, spec.erase, spec.null} - known.keys():
+        told = batched([conditions[prompt]])
+        known[prompt] = torch.cat([predict(denoiser, x[i : i + 1], sigma[i : i + 1], told) for i in range(len(x))])
+    null = known[spec.null]
+    return HeldOut(spec.prompt, spec.null, x, sigma, known[spec.prompt] - null, known[spec.erase] - null)
 
 
 @torch.no_grad()
 def signed_residuals(
-    denoiser: Denoiser, conditions: Mapping[str, Condition], points: Sequence[HeldOut]
+    denoiser: Denoiser, conditions: Mapping[str, Condition], points: Sequence[HeldOut], at_most: int = 2
 ) -> list[Tensor]:
-    """Measure rho of the student at each level ("n") of each trajectory, in one call; 2 passes a level."""
+    """Measure rho of the student at each level ("n") of each trajectory; 2 passes a level.
+
+    No call holds more than `at_most` samples, or a level's two.
+    """
     x, sigma = torch.cat([p.x for p in points]), torch.cat([p.sigma for p in points])
-    prompts = [conditions[p.prompt] for p in points for _ in p.x]
-    nulls = [conditions[p.null] for p in points for _ in p.x]
+    asked = [(conditions[p.prompt], conditions[p.null]) for p in points for _ in p.x]
+    moved, size = [], max(1, at_most // 2)
     with denoiser.student():
-        cond, uncond = predict(denoiser, torch.cat([x, x]), sigma.repeat(2), batched(prompts + nulls)).chunk(2)
+        for start in range(0, len(x), size):
+            rows = slice(start, start + size)
+            both = batched([told for prompts in zip(*asked[rows], strict=True) for told in prompts])
+            cond, uncond = predict(denoiser, torch.cat([x[rows]] * 2), sigma[rows].repeat(2), both).chunk(2)
+            moved.append((cond - uncond).flatten(1))
     base, change = (torch.cat([getattr(p, name) for p in points]).flatten(1) for name in ("base", "change"))
-    moved = ((cond - uncond).flatten(1) - base) * change
-    rho = 1 + moved.sum(1) / change.square().sum(1).clamp(min=1e-30)
+    rho = 1 + ((torch.cat(moved) - base) * change).sum(1) / change.square().sum(1).clamp(min=1e-30)
     return list(rho.split([len(p.x) for p in points]))
 
 

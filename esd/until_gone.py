@@ -97,7 +97,8 @@ class GoneGauge:
 
     def measure(self) -> list[Left]:
         """Return what is left of each concept; `measuring_passes` a time."""
-        found = signed_residuals(self.denoiser, self.conditions, [each.points for each in self.measured])
+        points, at_most = [each.points for each in self.measured], 2 * self.settings.trajectory_batch
+        found = signed_residuals(self.denoiser, self.conditions, points, at_most)
         rows = [(m.concept, m.points.prompt, float(rho.mean())) for m, rho in zip(self.measured, found, strict=True)]
         left = []
         for index, concept in enumerate(self.concepts):

@@ -70,12 +70,15 @@ def test_with_erase_from_it_is_how_much_of_the_concept_is_left_in_the_prompt():
         assert float(found[level]) == pytest.approx(1 + float((moved * b).sum() / b.square().sum()), abs=1e-4)
 
 
-def test_several_are_measured_in_one_call():
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_no_call_is_larger_than_those_of_the_training(batch):
     denoiser = FakeDenoiser()
-    points = held_out(denoiser, *SPECS.values())
+    points = held_out(denoiser, *SPECS.values(), settings=replace(SETTINGS, trajectory_batch=batch))
+    assert max(call.samples for call in denoiser.calls) <= 2 * batch
     denoiser.calls.clear()
-    found = signed_residuals(denoiser, FakeConditions(), points)
-    assert [call.samples for call in denoiser.calls] == [2 * LEVELS * len(SPECS)]
+    found = signed_residuals(denoiser, FakeConditions(), points, at_most=2 * batch)
+    assert max(call.samples for call in denoiser.calls) == 2 * batch
+    assert sum(call.samples for call in denoiser.calls) == 2 * LEVELS * len(SPECS)
     assert not any(call.training for call in denoiser.calls)
     for rho in found:
         assert rho.tolist() == pytest.approx([1.0] * LEVELS, abs=1e-4)
