@@ -33,7 +33,7 @@ class Probe:
         from esd_pack.nodes.host.run.erase import make_denoiser, make_plan
 
         side, switch = latent * 8, "on" if gradient_checkpointing else "off"
-        settings = Settings(method=method, width=side, height=side, gradient_checkpointing=switch)
+        settings = Settings(method=method, width=side, height=side, gradient_checkpointing=switch, eta=1.0)
         with torch.inference_mode():
             plan = make_plan(on.model, settings)
             prompts = prompts_of([make_concept(CONCEPT)], [])

@@ -104,7 +104,7 @@ def timed(meter: Meter, train: Callable[[int], None], points: int) -> dict[str, 
 def arm_settings(on: Subject, chosen: argparse.Namespace) -> Any:
     """Our settings for an arm."""
     from esd_pack.esd.presets import with_preset
-    from esd_pack.esd.settings import Settings
+    from esd_pack.esd.settings import ALL_STEPS, Settings
 
     side, preset = on.latent * 8, "official-2026" if chosen.arm == "ours-published" else "custom"
     gradient_checkpointing = "on" if chosen.gradient_checkpointing else "off"
@@ -114,6 +114,8 @@ def arm_settings(on: Subject, chosen: argparse.Namespace) -> Any:
         height=side,
         gradient_checkpointing=gradient_checkpointing,
         optimizer=chosen.optimizer,
+        eta=1.0,
+        stop=ALL_STEPS,
     )
     settings = replace(with_preset(settings, preset), seed=chosen.seed)
     # the optimiser again: published presets name theirs

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from _playground_run import SIZE, Playground, as_json, short, write_json
+from _playground_run import FIXED, SIZE, Playground, as_json, short, write_json
 from quality import Task, tasks
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -135,7 +135,7 @@ class Half(Playground):
 
         concepts = [make_concept(**c) for c in task.concepts]
         keeps = [make_keep(task.keeps, 1.0)] if task.keeps else []
-        settings = Settings(**{**SIZE, "seed": seed, **CHANGES.get(task.name, {})})
+        settings = Settings(**{**SIZE, **FIXED, "seed": seed, **CHANGES.get(task.name, {})})
         model, both = self.loaded.model, []
         for precision in ARMS[arm][:2]:
             with torch.inference_mode():

@@ -13,10 +13,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import product, zip_longest
 from typing import Any
 
-from _playground_run import SIZE, Playground, as_json, short, write_json
-
-FIXED = {"steps": 200, "learning_rate": 1e-4, "eta": 1.0, "stop": "after all steps", "contexts": "own words"}
-"""What every row shares unless it says otherwise; `bench defaults` has the shipped defaults."""
+from _playground_run import FIXED, SIZE, Playground, as_json, short, write_json
 
 REPEATS = 16
 """Pictures of what is erased, in each row."""

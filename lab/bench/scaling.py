@@ -15,7 +15,7 @@ from typing import Any
 
 from _meter import Meter, PeakMemory
 from _models import subject
-from _playground_run import SIZE, Playground, write_json
+from _playground_run import FIXED, SIZE, Playground, write_json
 from _single_calls import Probe
 
 PARTS = ("calls", "concepts", "points", "batch", "walks")
@@ -66,7 +66,7 @@ def whole(world: Playground, case: dict[str, Any], seed: int) -> dict[str, float
 
     change = dict(case)
     concepts = [make_concept(name) for name in OBJECTS[: change.pop("concepts", 1)]]
-    settings = replace(Settings(**SIZE), seed=seed, **change)
+    settings = replace(Settings(**SIZE, **FIXED), seed=seed, **change)
     meter, original = Meter(), world.erasing.make_denoiser
 
     def watched(*arguments: Any) -> Any:
@@ -80,7 +80,7 @@ def whole(world: Playground, case: dict[str, Any], seed: int) -> dict[str, float
             _, seconds = world.erase(concepts, [], settings, on_step=lambda step: False)
     finally:
         world.erasing.make_denoiser = original
-    points = settings.points
+    points = settings.examples
     return {
         "seconds_per_point": seconds / points,
         "passes_per_point": meter.passes / points,
