@@ -24,7 +24,7 @@ CHECK_EVERY = 10
 OWN_LEVELS, CONTEXT_LEVELS, CONTEXTS_MEASURED = 3, 2, 2
 """Noise levels measured under a concept's own words and under each of so many of its contexts: 2 passes each."""
 
-GONE = {"object": (-0.1, 0.15), "style": (-0.15, -0.03), "attribute": (0.0, 0.15)}
+GONE = {"object": (-0.1, 0.2), "style": (-0.15, -0.03), "attribute": (0.0, 0.15)}
 """The residuals at which a concept of each kind is no longer drawn, under its own words and in its contexts.
 
 docs/quality.md has what judges found there.
@@ -32,6 +32,9 @@ docs/quality.md has what judges found there.
 
 BUFFERED = 40
 """Examples made at a time for each concept: what is left decides which ones the next buffer has."""
+
+SLACK = 0.1
+"""By how much more a residual may be on the trajectories that confirm: one trajectory differs from another by that."""
 
 LEAST_SHARE = 0.1
 """What a concept that is gone still gets of the examples, as a share of one that is untouched."""
@@ -53,7 +56,11 @@ class Left:
     @property
     def is_gone(self) -> bool:
         """Whether no measured prompt does more than it may."""
-        return all(rho <= self.limits[prompt] for prompt, rho in self.residuals.items())
+        return self.is_within(0.0)
+
+    def is_within(self, slack: float) -> bool:
+        """Whether no measured prompt does more than that beyond what it may."""
+        return all(rho <= self.limits[prompt] + slack for prompt, rho in self.residuals.items())
 
     @property
     def percent(self) -> int:
@@ -107,9 +114,9 @@ class GoneGauge:
         return left
 
     def confirmed(self) -> bool:
-        """Whether all are gone on other trajectories, too."""
+        """Whether all are gone on other trajectories, too, within what trajectories differ by."""
         other = GoneGauge(self.denoiser, self.conditions, self.concepts, self.settings, CONFIRMING)
-        return all(left.is_gone for left in other.measure())
+        return all(left.is_within(SLACK) for left in other.measure())
 
 
 def _measured(concept: Concept, settings: Settings) -> list[tuple[TargetSpec, int]]:

@@ -58,7 +58,8 @@ def test_it_ends_when_all_is_gone_and_not_before(concepts):
     assert met[-1] and len(run.worst) == len(met) == len(run.losses) // train.CHECK_EVERY
     again = GoneGauge(run.denoiser, run.conditions, run.concepts, run.settings)
     for left, concept in zip(again.measure(), run.concepts, strict=True):
-        assert all(rho <= gone_at(concept, prompt) for prompt, rho in left.residuals.items())
+        assert all(rho <= gone_at(concept, prompt) for prompt, rho in left.residuals.items()) == left.is_gone
+        assert left.is_gone
 
 
 def test_the_steps_end_it_where_it_does_not_go():
