@@ -32,7 +32,7 @@ LONGEST = 900
 LOAD: Node = ("ESDLoadModel", (0, 0), {"ckpt_name": base.CHECKPOINT})
 CONCEPT: Node = ("ESDConcept", (0, 210), {"concept": "cat"})
 SMALL: Node = ("ESDEraseSettings", (0, 430), {"width": 64, "height": 64, "size": (300, 470)})
-ERASE: Node = ("ESDErase", (370, 0), {"steps": 200, "preview_every": 40, "size": (400, 800)})
+ERASE: Node = ("ESDErase", (370, 0), {"preview_every": 20, "size": (400, 820)})
 TRAINING = [(0, "MODEL", 3, "model"), (0, "CLIP", 3, "clip"), (1, "concepts", 3, "concepts")]
 TRAINING += [(2, "settings", 3, "settings"), (0, "VAE", 3, "vae")]
 PROMPTS = "cat\ncat\ncat in ink style\ndog\nfox\nghost"
@@ -118,7 +118,7 @@ def take(page: Page, name: str) -> Path:
         page.wait_for_timeout(1000)
     if name == "run":
         page.evaluate(QUEUE)
-        page.wait_for_function(r"/step 1[3-9]\d \/ 200/.test(document.body.innerText)", timeout=1000 * LONGEST)
+        page.wait_for_function(r"/step [4-9]\d \/ 300/.test(document.body.innerText)", timeout=1000 * LONGEST)
     elif name != "graph":
         finished(page, queue=name != "look")
     return photograph(page, name)

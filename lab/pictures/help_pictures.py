@@ -65,7 +65,7 @@ GRAPHS: dict[str, Graph] = {
         [(0, "concepts", 2, "concepts"), (1, "keeps", 2, "keep")],
     ),
     "ESDErase": (
-        [*TRAIN[:3], ("ESDErase", (370, 0), {"preview_every": 50, "start": "start over", "size": (420, 760)})],
+        [*TRAIN[:3], ("ESDErase", (370, 0), {"preview_every": 20, "start": "start over", "size": (420, 780)})],
         [*LINKS, (0, "VAE", 3, "vae")],
     ),
     "ESDEraseSettings": (
@@ -198,7 +198,7 @@ def _in_the_middle_of_a_run(page: Page) -> None:
         erase.connect(1, save, 0);
     }""")
     page.evaluate(QUEUE)
-    page.wait_for_function(r"/step 1[2-9]\d \/ 200/.test(document.body.innerText)", timeout=120000)
+    page.wait_for_function(r"/step [4-9]\d \/ 300/.test(document.body.innerText)", timeout=600000)
     page.evaluate("""() => {
         const graph = window.app.graph;
         graph.remove(graph.nodes.find(node => node.type === 'ESDErasureInfo'));
