@@ -153,7 +153,7 @@ def test_an_unknown_preset_is_refused():
 
 def test_the_defaults_are_the_documented_ones():
     made = Settings()
-    assert (made.method, made.steps, made.learning_rate, made.eta) == ("esd-x", 300, 2e-4, -1.0)
+    assert (made.method, made.steps, made.learning_rate, made.eta) == ("esd-x", 300, 4e-4, -1.0)
     assert (made.sampler_model, made.num_inference_steps, made.samples_per_trajectory) == ("base", 50, 10)
     assert made.strided is True and made.deterministic is True
     assert {name for name, field in FIELDS.items() if not field.affects_result} == {"preset", "gradient_checkpointing"}

@@ -38,8 +38,11 @@ from esd_pack.esd import (
     trajectory,
     until_gone,
 )
+from esd_pack.esd import safe_latent_diffusion as sld
 from esd_pack.esd import settings as runs
 from esd_pack.esd.errors import EsdError
+from esd_pack.esd.evaluate import likelihood, metrics, prompt_set, statistics
+from esd_pack.esd.evaluate import report as evaluation_report
 from esd_pack.esd.files import atomic, lazy, lazy_tensor, pickle_scan, safetensors_header, safetensors_write, torch_zip
 from esd_pack.esd.formats import detect, difference, diffusers, load, lora, official
 from esd_pack.esd.formats import network as networks
@@ -572,6 +575,70 @@ class TestFormats:
         shape = diffusers.UnetShape(4, 4, (320,), (1,), (1,), 1, (1,), 768, False, 8, 0)
         diffusers.write_unet(tmp_path, erased, network(), shape)
         assert {p.name for p in tmp_path.iterdir()} == {"config.json", diffusers.WEIGHTS_FILE}
+
+
+class TestEvaluation:
+    """Prompt sets, counts and reports."""
+
+    @examples_of(80)
+    @given(TEXTS, st.binary(max_size=60), TEXTS, st.sampled_from(prompt_set.ROLES), st.booleans(), st.integers(0, 9))
+    def test_any_text_or_bytes_are_rows_or_one_sentence(self, text, data, words, role, per_row, first):
+        of_lines = outcome(lambda: prompt_set.rows_of_lines(text, role)) or ()
+        of_csv = outcome(lambda: prompt_set.rows_of_csv(b"prompt,seed\n" + data, "a file", role)) or ()
+        rows = (*of_lines, *of_csv)
+        assert all(row.prompt and row.label and row.role in prompt_set.ROLES for row in rows)
+        chosen = outcome(lambda: prompt_set.selected(rows, words, first)) or ()
+        assert len(chosen) <= (first or len(rows)) and set(chosen) <= set(rows)
+        assert per_row or all(row.guidance is None for row in prompt_set.with_guidance(rows, per_row))
+        made = outcome(lambda: prompt_set.prompt_set(text, rows))
+        assert made is None or set(made.drawn) <= set(rows)
+
+    @examples_of(60)
+    @given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(1, 9), st.integers(0, 2**32))
+    def test_intervals_hold_their_share(self, found, prompts, seed):
+        hits, n = sum(found), len(found)
+        names = [str(i % prompts) for i in range(n)]
+        drawn = statistics.cluster_bootstrap(found, names, draws=20, seed=seed)
+        assert drawn == statistics.cluster_bootstrap(found, names, draws=20, seed=seed)
+        for interval in (statistics.wilson(hits, n), drawn):
+            assert 0 <= interval.low <= interval.high <= 1
+        assert statistics.wilson(hits, n).low <= hits / n <= statistics.wilson(hits, n).high
+        assert 0 < statistics.mcnemar(hits, n - hits) <= 1 == statistics.mcnemar(n, n)
+
+    @examples_of(40)
+    @given(TEXTS, TEXTS, st.lists(st.booleans(), min_size=1, max_size=12), st.floats(allow_nan=True))
+    def test_any_scores_make_a_report(self, prompt, title, found, figure):
+        scores = [
+            metrics.Score("m", str(i), prompt, "erased", title, i, prompt, figure, hit) for i, hit in enumerate(found)
+        ]
+        (change,) = metrics.changes(scores, scores)
+        assert change.before == metrics.rate(scores) and change.p_value == 1
+        about = evaluation_report.Report(title, ((prompt, title),), title, (change,), tuple(scores))
+        assert json.loads(evaluation_report.to_json(about))["title"] == title
+        assert evaluation_report.to_csv(scores).count(evaluation_report.to_csv([])) == 1
+        assert evaluation_report.rate_words(change.after) in evaluation_report.to_text(about)
+        assert "<script" not in evaluation_report.to_html(about).lower()
+
+    @examples_of(15)
+    @given(st.integers(1, 3), st.integers(0, 2**32))
+    def test_the_base_judges_with_equal_noise(self, count, seed):
+        latents = torch.zeros((count, 2, 4, 4))
+        asked = [told(""), told("cat")]
+        errors = likelihood.noise_errors(
+            FakeDenoiser(), asked, latents, lambda x, noise, sigma: x + sigma[:, None, None, None] * noise, seed
+        )
+        assert errors.shape == (count, 2) and bool((errors == errors[:1]).all())
+        assert len(likelihood.verdicts(errors, ["cat"]).answers) == count
+        assert residual.as_spec("cat").prompts == ("", "cat", "")
+
+    @examples_of(30)
+    @given(st.sampled_from(tuple(sld.STRENGTHS)), st.integers(1, 60), st.floats(-9, 9))
+    def test_safety_guidance_is_none_where_nothing_is_unsafe(self, name, steps, value):
+        strength, nothing = sld.STRENGTHS[name], torch.zeros(1, 2, 4, 4)
+        null = torch.full_like(nothing, value)
+        guided = sld.safety_guidance(null, null, null, strength, nothing)
+        assert not guided.guidance.any() and not guided.momentum.any()
+        assert sld.warm(steps, steps, strength) and sld.warm(0, steps, strength) == (strength.warmup == 0)
 
 
 def test_every_public_function_has_a_property():
