@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -289,10 +290,31 @@ def test_a_wan_model_that_needs_a_picture_is_refused_by_its_type(comfy: Any) -> 
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", ["dev", "wan", "zimage"])
+def test_what_is_left_is_measured(comfy: Any, node_classes: Any, name: str) -> None:
+    """In a run that may end early, under the own words and in contexts of other lengths."""
+    from esd_pack.esd.concepts import make_concept
+    from esd_pack.esd.settings import Settings
+    from esd_pack.esd.until_gone import CHECK_EVERY
+    from esd_pack.nodes.host.run.erase import erase_model
+
+    row = {**DITS, **OTHERS}[name]
+    few = {"num_inference_steps": 4, "trajectory_batch": 1, "width": row.side, "height": row.side}
+    with torch.inference_mode():
+        made = erase_model(
+            row.model(), row.text, [make_concept("a cat")], [], Settings(rank=4, steps=CHECK_EVERY, **few)
+        )
+    assert len(made.losses) == CHECK_EVERY and set(json.loads(made.weights.metadata["esd.left"])) == {"a cat"}
+    (worst,) = json.loads(made.weights.metadata["esd.residual"])["worst"]
+    assert worst == worst and worst < 10
+
+
+@pytest.mark.parametrize("name", ["dev", "wan", "zimage"])
 def test_a_watched_run_shows_previews_and_goes_on_from_its_snapshot(
     comfy: Any, node_classes: Any, runs: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With embedded guidance, latents of five dimensions, and conditions that are no tensors."""
+    from comfy.model_management import InterruptProcessingException
+
     from esd_pack.esd.concepts import make_concept
     from esd_pack.esd.settings import Settings
     from esd_pack.nodes.host.run import preview
@@ -300,14 +322,15 @@ def test_a_watched_run_shows_previews_and_goes_on_from_its_snapshot(
     from esd_pack.nodes.host.run.monitor import MonitoredRun, MonitorOptions
 
     row = {**DITS, **OTHERS}[name]
-    settings = Settings(rank=4, steps=3, num_inference_steps=4, trajectory_batch=2, width=row.side, height=row.side)
+    few = {"num_inference_steps": 4, "trajectory_batch": 2, "width": row.side, "height": row.side}
+    settings = Settings(rank=4, steps=3, stop="after all steps", **few)
     shown, after = [], MonitoredRun._after
 
     def watched(self: Any, step: Any) -> bool:
         ends = after(self, step)
         shown.append((dict(self.live.left), dict(self.failures)))
         if step.index == 1 and len(shown) == 2:
-            raise KeyboardInterrupt
+            raise InterruptProcessingException
         return ends
 
     def run(**monitor: Any) -> Any:
@@ -318,7 +341,7 @@ def test_a_watched_run_shows_previews_and_goes_on_from_its_snapshot(
     monkeypatch.setattr(preview, "STEPS", 2)
     monkeypatch.setattr(MonitoredRun, "_after", watched)
     whole = run()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(InterruptProcessingException):
         run(preview_every=1)
     resumed = run(preview_every=1, start="resume")
     assert [failed for _, failed in shown] == [{}] * 3 and all("a cat" in left for left, _ in shown)
