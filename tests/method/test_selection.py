@@ -115,3 +115,10 @@ def test_other_layers_count_for_the_rules_of_2023_alone(method):
     of_2023 = METHODS[method].source == "official 2023"
     named = LayerNames(text_stream=("attn2.",))
     assert any("norm" in name for name in select(method, weights, named)) == of_2023
+
+
+def test_rows_are_counted_in_the_width_of_the_layer():
+    fused = Rows("qkv.", 1, 3)
+    names = LayerNames(text_attention=(fused,), text_key_value=(fused,), self_attention=())
+    infos = [ParameterInfo("a.qkv.weight", "linear", 4), ParameterInfo("b.qkv.weight", "linear")]
+    assert row_slices("esd-x", infos, names) == {"a.qkv.weight": (4, 12), "b.qkv.weight": (0, 0)}

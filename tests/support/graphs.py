@@ -90,6 +90,7 @@ class _Server:
 NODES = (
     "ESDLoadModel",
     "ESDConcept",
+    "ESDContexts",
     "ESDKeep",
     "ESDErase",
     "ESDEraseSettings",
