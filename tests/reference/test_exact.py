@@ -215,7 +215,7 @@ def _gradient_distance(mine: Tensor, theirs: Tensor, truth: Tensor, whole: Tenso
     return 0.0 if distance <= 5 * rounding or distance * truth.norm() <= 1e-6 * whole else distance
 
 
-KINDS = ("sd1", "sd2", "sdxl")
+KINDS = ("sd1", *(pytest.param(kind, marks=pytest.mark.full) for kind in ("sd2", "sdxl")))
 
 
 @pytest.mark.parametrize("erase_from", [False, True], ids=["everywhere", "erase from"])
@@ -233,10 +233,12 @@ def test_a_wrong_reference_is_told_apart(cases: dict[str, Case], kind: str, faul
     assert compare(cases[kind], "esd-x", False, 4, fault=fault)["target"] > 10 * CLOSE
 
 
+@pytest.mark.full
 def test_a_missing_input_scale_is_told_apart(cases: dict[str, Case]) -> None:
     assert compare(cases["sdxl"], "esd-x", False, 4, fault="input scale")["target"] > 10 * CLOSE
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("kind", "method", "source"),
     [
