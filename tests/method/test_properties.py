@@ -319,12 +319,11 @@ class TestTraining:
 
     @examples_of(30)
     @given(TEXTS, TEXTS, TEXTS, st.sampled_from((*contexts.KINDS, "auto")), TEXTS, TEXTS)
-    def test_contexts_hold_the_concept_and_their_carriers_do_not(
-        self, erase, erase_from, replace, kind, said, carriers
-    ):
+    def test_contexts_hold_the_concept(self, erase, erase_from, replace, kind, said, carriers):
         made = outcome(lambda: concepts.make_concept(erase, erase_from, replace))
         rules = outcome(lambda: contexts.make_rules(kind, said, carriers))
-        assume(made is not None and rules is not None)
+        if made is None or rules is None:
+            return
         assert contexts.kind_of(made) in contexts.KINDS
         (found,) = contexts.by_kind([contexts.with_contexts(made, rules)])
         for each in found.contexts:

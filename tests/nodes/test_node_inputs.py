@@ -28,6 +28,7 @@ QUICK = Settings(
     width=64,
     height=64,
     stop="after all steps",
+    contexts="own words",
 )
 KEYS = ("inputs", "model", "1", "2", "ckpt_name")
 

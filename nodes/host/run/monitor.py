@@ -65,6 +65,9 @@ def train_or_reuse(job: Job, monitor: MonitorOptions) -> Result:
     except Exception as error:
         shown.end(live, "failed", str(error) if isinstance(error, EsdError) else type(error).__name__)
         raise
+    except BaseException:  # the process is told to end
+        shown.end(live, "stopped")
+        raise
 
 
 def _live(job: Job, monitor: MonitorOptions) -> RunStatus:
