@@ -69,12 +69,7 @@ FIELDS: dict[str, Field] = {
         official="negative_guidance",
         step=0.1,
     ),
-    "seed": Field(
-        0,
-        "Same seed and inputs give the same weights, bit for bit, on the same machine.",
-        0,
-        2**64 - 1,
-    ),
+    "seed": Field(0, "Same seed and inputs give the same weights, bit for bit, on the same machine.", 0, 2**64 - 1),
     "preset": Field(
         "custom",
         "Fill in the settings of a published run, here and on the connected Erase node: steps, learning rate and eta "
@@ -241,7 +236,7 @@ class Settings:
     preset: str = _default("preset")
     deterministic: bool = _default("deterministic")
     eta_erase_from: float | None = _default("eta_erase_from")
-    """eta for concepts with "erase from", where a published default differs there; None means eta."""
+    """For concepts with "erase from", where a published default differs there; None means eta."""
     stop: str = _default("stop")
     contexts: str = _default("contexts")
 

@@ -157,7 +157,8 @@ class Run:
 
     def train_on_even_levels(self, count: int) -> None:
         """The published setting with the levels spread evenly, so that few points cost what many do on average."""
-        from esd_pack.esd.examples import StepPlan, collect_examples, target_spec
+        from esd_pack.esd.examples import collect_examples, target_spec
+        from esd_pack.esd.step_plan import StepPlan
         from esd_pack.esd.train import fit
 
         settings, denoiser = self.plan.settings, self.denoiser

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 pytest.importorskip("diffusers")
-from support.dit_models import DITS, OTHERS, Twin, build, twin  # noqa: E402
+from support.dit_models import DITS, OTHERS, Twin, build, selected, twin  # noqa: E402
 
 CLOSE, ETA, STEPS = 1e-4, 1.5, 6
 LARGE = {"anima": pytest.mark.full, "zimage": pytest.mark.full}
@@ -111,7 +111,8 @@ def schedule(name: str) -> Tensor:
 def test_a_point_equals_the_procedure_on_diffusers(made: Callable[..., Case], name: str, method: str) -> None:
     """x_t, target, loss and gradient equal those with diffusers' network and a schedule of ours for the test."""
     from esd_pack.esd.concepts import make_concept
-    from esd_pack.esd.examples import StepPlan, collect_examples, target_spec
+    from esd_pack.esd.examples import collect_examples, target_spec
+    from esd_pack.esd.step_plan import StepPlan
     from esd_pack.esd.train import backward
 
     if method == "text-stream" and name in ("sd35", "qwen", "wan", "anima"):
@@ -264,18 +265,8 @@ COUNTS = [
 
 @pytest.mark.parametrize(("size", "method", "tensors", "millions"), COUNTS)
 def test_counts_on_the_real_shapes(comfy: Any, size: str, method: str, tensors: int, millions: int) -> None:
-    from esd_pack.esd.selection import row_slices, select
-    from esd_pack.esd.students import StudentPlan, parameter_shapes
-    from esd_pack.nodes.host.families import identify
-    from esd_pack.nodes.host.model.network import weights_of
-
-    base = build(*REAL[size], device="meta", dtype=torch.bfloat16)
-    names = identify(SimpleNamespace(model=base)).layer_names
-    infos = weights_of(base.diffusion_model)
-    chosen, rows = select(method, infos, names), row_slices(method, infos, names)
-    shapes = {n: tuple(p.shape) for n, p in base.diffusion_model.named_parameters()}
-    trained = parameter_shapes(StudentPlan(tuple(chosen), tuple(rows.items())), shapes)
-    assert (len(chosen), round(sum(map(math.prod, trained)) / 1e6)) == (tensors, millions)
+    chosen, values = selected(*REAL[size], method)
+    assert (chosen, round(values / 1e6)) == (tensors, millions)
 
 
 def test_a_wan_model_that_needs_a_picture_is_refused_by_its_type(comfy: Any) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 pytest.importorskip("diffusers")
-from support.dit_models import DITS, FLUX1, KLEIN, Twin, build, twin  # noqa: E402
+from support.dit_models import DITS, FLUX1, KLEIN, Twin, build, selected, twin  # noqa: E402
 
 CLOSE = 1e-4
 ETA, STEPS = 1.5, 6
@@ -139,7 +139,8 @@ def reference_walk(name: str, case: Case, start: Tensor, k: int) -> tuple[Tensor
 def test_a_point_equals_the_official_procedure(made: Callable[..., Case], name: str, method: str, k: int) -> None:
     """x_t, target, loss and gradient equal an independent implementation with diffusers' network and schedule."""
     from esd_pack.esd.concepts import make_concept
-    from esd_pack.esd.examples import StepPlan, collect_examples, target_spec
+    from esd_pack.esd.examples import collect_examples, target_spec
+    from esd_pack.esd.step_plan import StepPlan
     from esd_pack.esd.train import backward
 
     case = made(name, method=method)
@@ -262,19 +263,8 @@ COUNTS = [
 
 @pytest.mark.parametrize(("size", "method", "tensors", "millions"), COUNTS)
 def test_counts_on_the_real_shapes(comfy: Any, size: str, method: str, tensors: int, millions: float) -> None:
-    from esd_pack.esd.selection import row_slices, select
-    from esd_pack.esd.students import StudentPlan, parameter_shapes
-    from esd_pack.nodes.host.families import identify
-    from esd_pack.nodes.host.model.network import weights_of
-
-    base = build(*REAL[size], device="meta", dtype=torch.bfloat16)
-    names = identify(SimpleNamespace(model=base)).layer_names
-    infos = weights_of(base.diffusion_model)
-    chosen, rows = select(method, infos, names), row_slices(method, infos, names)
-    shapes = {n: tuple(p.shape) for n, p in base.diffusion_model.named_parameters()}
-    trained = parameter_shapes(StudentPlan(tuple(chosen), tuple(rows.items())), shapes)
-    count = sum(torch.Size(shape).numel() for shape in trained)
-    assert (len(chosen), round(count / 1e6, 1)) == (tensors, millions)
+    chosen, values = selected(*REAL[size], method)
+    assert (chosen, round(values / 1e6, 1)) == (tensors, millions)
 
 
 @pytest.mark.parametrize(

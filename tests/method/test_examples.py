@@ -14,18 +14,16 @@ from esd_pack.esd.errors import EsdError
 from esd_pack.esd.examples import (
     Example,
     ExampleStream,
-    StepPlan,
     TargetSpec,
     collect_examples,
-    full_grid,
     keep_specs,
-    strided_grid,
     target_spec,
 )
 from esd_pack.esd.objective import target
 from esd_pack.esd.presets import with_preset
 from esd_pack.esd.published import published_step
 from esd_pack.esd.settings import Settings
+from esd_pack.esd.step_plan import StepPlan, full_grid, strided_grid
 from esd_pack.esd.trajectory import cfg_trajectory
 from support.fakes import FakeConditions, FakeDenoiser, prompt_of, told
 

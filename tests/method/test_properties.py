@@ -33,6 +33,7 @@ from esd_pack.esd import (
     residual,
     selection,
     snapshot,
+    step_plan,
     students,
     train,
     trajectory,
@@ -274,7 +275,7 @@ class TestTraining:
     @given(st.integers(1, 4), st.integers(1, 12), st.integers(1, 30), st.integers(0, 2**63 - 1), st.booleans())
     def test_routes(self, walks, per_walk, grid, seed, coarse):
         per_walk = min(per_walk, grid)
-        plan = examples.strided_grid if coarse else examples.full_grid
+        plan = step_plan.strided_grid if coarse else step_plan.full_grid
         route = plan(walks, per_walk, grid, torch.Generator().manual_seed(seed))
         assert route.levels.shape == route.keep_mask.shape and (route.levels.diff(dim=0) >= 0).all()
         assert 0 <= int(route.levels.min()) and int(route.levels.max()) < grid
@@ -295,7 +296,7 @@ class TestTraining:
         one = trajectory.euler_step(fake, levels[0].uncond, levels[0].x, levels[0].sigma, levels[0].sigma)
         assert torch.equal(one, levels[0].x), "no way, no change"
         specs = [examples.target_spec(concepts.make_concept("cat"), runs_of())] * walks
-        route = examples.full_grid(walks, grid, grid, torch.Generator().manual_seed(0))
+        route = step_plan.full_grid(walks, grid, grid, torch.Generator().manual_seed(0))
         made = runs_of(guidance_scale=guidance, sampler_model="student" if student else "base")
         points = examples.collect_examples(fake, FakeConditions(), specs, noise, route, sigmas, made)
         assert len(points) == walks * grid and all(p.x.shape == p.target.shape == (2, 4, 4) for p in points)

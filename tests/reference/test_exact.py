@@ -115,7 +115,8 @@ class Ours:
 
     def example(self, noise: Tensor, k: int) -> Any:
         """The point that a published walk from that noise to grid index k gives."""
-        from esd_pack.esd.examples import StepPlan, collect_examples
+        from esd_pack.esd.examples import collect_examples
+        from esd_pack.esd.step_plan import StepPlan
 
         levels = torch.arange(k + 1)[:, None]
         sigmas = self.denoiser.sigmas(self.settings.num_inference_steps)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -687,3 +689,19 @@ TWINS: dict[str, Callable[[dict[str, Tensor], Mapping[str, Any]], Twin]] = {
     "krea": _krea,
     "anima": _anima,
 }
+
+
+def selected(kind: str, config: Mapping[str, Any], method: str) -> tuple[int, int]:
+    """How many tensors of a network a method trains, and how many values in them; built without values."""
+    from esd_pack.esd.selection import row_slices, select
+    from esd_pack.esd.students import StudentPlan, parameter_shapes
+    from esd_pack.nodes.host.families import identify
+    from esd_pack.nodes.host.model.network import weights_of
+
+    base = build(kind, config, device="meta", dtype=torch.bfloat16)
+    names = identify(SimpleNamespace(model=base)).layer_names
+    infos = weights_of(base.diffusion_model)
+    chosen, rows = select(method, infos, names), row_slices(method, infos, names)
+    shapes = {n: tuple(p.shape) for n, p in base.diffusion_model.named_parameters()}
+    trained = parameter_shapes(StudentPlan(tuple(chosen), tuple(rows.items())), shapes)
+    return len(chosen), sum(map(math.prod, trained))

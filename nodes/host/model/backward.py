@@ -23,11 +23,11 @@ def training_mode() -> Iterator[None]:
     """
     with ExitStack() as stack:
         if hasattr(comfy.model_management, "in_training"):
-            stack.enter_context(_replaced(comfy.model_management, "in_training", True))
+            stack.enter_context(replaced(comfy.model_management, "in_training", True))
         kitchen = getattr(comfy.quant_ops, "ck", None)
         if hasattr(kitchen, ROPE):  # which does not ask for `in_training`
             eager = importlib.import_module("comfy_kitchen.backends.eager")
-            stack.enter_context(_replaced(kitchen, ROPE, getattr(eager, ROPE)))
+            stack.enter_context(replaced(kitchen, ROPE, getattr(eager, ROPE)))
         yield
 
 
@@ -35,7 +35,8 @@ ROPE = "rms_rope_split_half"
 
 
 @contextmanager
-def _replaced(place: Any, name: str, value: Any) -> Iterator[None]:
+def replaced(place: Any, name: str, value: Any) -> Iterator[None]:
+    """Set an attribute while it is open."""
     before = getattr(place, name)
     setattr(place, name, value)
     try:

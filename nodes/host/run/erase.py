@@ -15,9 +15,10 @@ from ....esd.concepts import Concept, Keep, prompts_of
 from ....esd.denoiser import Condition
 from ....esd.erasure import Erasure
 from ....esd.errors import EsdError
-from ....esd.examples import MIN_STEPS, keep_specs
+from ....esd.examples import keep_specs
 from ....esd.selection import ParameterInfo, row_slices, select
 from ....esd.settings import WHEN_GONE, Settings, check
+from ....esd.step_plan import MIN_STEPS
 from ....esd.train import StepCallback
 from ....esd.until_gone import CHECK_EVERY, measuring_passes, settled
 from ..families import require_plain_weights

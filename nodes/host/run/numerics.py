@@ -9,6 +9,8 @@ from typing import Any
 import torch
 import torch.utils.deterministic
 
+from ..model.backward import replaced
+
 _ALWAYS: tuple[tuple[Any, str, Any], ...] = (
     # ComfyUI's --fast fp16_accumulation is for sampling: small gradients vanish in such sums
     (torch.backends.cuda.matmul, "allow_fp16_accumulation", False),
@@ -28,24 +30,12 @@ def training_numerics(deterministic: bool) -> Iterator[None]:
     no deterministic form are used with a warning.
     """
     with ExitStack() as stack:
-        for switch in (*_ALWAYS, *(_DETERMINISTIC if deterministic else ())):
-            stack.enter_context(_set(*switch))
+        for place, name, value in (*_ALWAYS, *(_DETERMINISTIC if deterministic else ())):
+            if hasattr(place, name):  # not every PyTorch has every switch
+                stack.enter_context(replaced(place, name, value))
         if deterministic:
             stack.enter_context(_deterministic_algorithms())
         yield
-
-
-@contextmanager
-def _set(place: Any, name: str, value: Any) -> Iterator[None]:
-    if not hasattr(place, name):  # this PyTorch has no such switch
-        yield
-        return
-    before = getattr(place, name)
-    setattr(place, name, value)
-    try:
-        yield
-    finally:
-        setattr(place, name, before)
 
 
 @contextmanager
