@@ -12,7 +12,12 @@ CARRIERS = tuple(name for name in world.OBJECTS[30:] if " " not in name)
 """Objects that a style is judged on; no context of its training has them."""
 
 _PHRASES = {
-    "object": ("a picture of a {}", "{} in ink style on a blue background", "{} in sepia style", "{} on a pink background"),
+    "object": (
+        "a picture of a {}",
+        "{} in ink style on a blue background",
+        "{} in sepia style",
+        "{} on a pink background",
+    ),
     "attribute": ("{} in ink style", "{} in sepia style", "{} on a blue background", "{} on a pink background"),
 }
 

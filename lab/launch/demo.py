@@ -154,7 +154,7 @@ def pictured_prompts(erasing: Sequence[tasks.Task]) -> list[str]:
 
 
 def judged_prompts(erasing: Sequence[tasks.Task], pictures: int) -> dict[str, list[world.Judged]]:
-    """What is drawn for the judge: what is erased `pictures` times, a quarter of that in other words, and the others."""
+    """What is drawn for the judge: what is erased `pictures` times, a quarter in other words, and the others."""
     rounds = max(1, round(pictures / len(world.OBJECTS)))
     return {
         "erased": tasks.own_prompts(erasing, pictures),
