@@ -37,7 +37,7 @@ class Closeness:
 
 CLOSE, COARSE = Closeness(3, 2, 2), Closeness(2, 1, 1)
 
-GONE = {"object": (-0.1, 0.2), "style": (-0.15, -0.03), "attribute": (0.0, 0.15)}
+GONE = {"object": (-0.03, 0.2), "style": (-0.15, -0.03), "attribute": (0.02, 0.15)}
 """The residuals at which a concept of each kind is no longer drawn, under its own words and in its contexts.
 
 docs/quality.md has what judges found there.

@@ -89,9 +89,9 @@ def test_what_stays_never_says_the_concept() -> None:
     found = staying_prompts([make_concept("dog"), make_concept("flat style"), ATTRIBUTE], ["my prompt"])
     words = {word for prompt in found for word in prompt.split()}
     assert found[:2] == ["", "my prompt"] and len(set(found)) == len(found) in range(40, 50)
-    assert not {"dog", "hat"} & words and {"horse", "photo", "gothic"} < words
+    assert not {"dog", "hat"} & words and {"horse", "photo", "baroque"} < words
     assert not any({"flat", "style"} <= set(p.split()) for p in found) and "cat in modern style" not in found
-    assert any(p.endswith("in gothic style") for p in found)
+    assert any(p.endswith("in baroque style") for p in found)
 
 
 def layers() -> nn.Module:
