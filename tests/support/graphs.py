@@ -103,8 +103,14 @@ NODES = (
     "ESDMeasure",
     "ESDPromptSet",
     "ESDJudgeBaseModel",
+    "ESDJudgePrototypes",
+    "ESDJudgeCLIP",
+    "ESDJudgeFile",
     "ESDJudgePlayground",
     "ESDEvaluate",
+    "ESDSampleSet",
+    "ESDScore",
+    "ESDCompareReports",
     "ESDSafeLatentDiffusion",
 )
 """Every node of the pack."""

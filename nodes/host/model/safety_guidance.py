@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ....esd.errors import EsdError
 from ....esd.safe_latent_diffusion import STRENGTHS, Strength, safety_guidance, warm
+from .fingerprint import digest_of
 
 SAME_LEVEL = 1e-4
 """How far, relatively, two noise levels may be apart and still count as one: samplers round them."""
@@ -43,6 +44,7 @@ class _Run:
 
     def __init__(self, encoded: list[Any], strength: Strength) -> None:
         self.encoded, self.strength = encoded, strength
+        self.identity = digest_of(encoded, list(vars(strength).values()))
         self.begin()
 
     def begin(self) -> None:
