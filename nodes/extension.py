@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .apply import ESDApply
+from .closed_form import ESDClosedForm
 from .compare import ESDBeforeAfter
 from .compare_reports import ESDCompareReports
 from .concept import ESDConcept
@@ -59,6 +60,7 @@ class EsdExtension(ComfyExtension):
             ESDScore,
             ESDCompareReports,
             ESDSafeLatentDiffusion,
+            ESDClosedForm,
         ]
 
 

@@ -112,6 +112,7 @@ NODES = (
     "ESDScore",
     "ESDCompareReports",
     "ESDSafeLatentDiffusion",
+    "ESDClosedForm",
 )
 """Every node of the pack."""
 
