@@ -60,7 +60,7 @@ def _untouched(studio: Studio) -> Made:
 
 
 def _erased(studio: Studio) -> Made:
-    """The user's file, or a training with the defaults."""
+    """Take the user's file, or train with the defaults."""
     if studio.erased_file:
         made = studio.add("erased", "ESDLoadErasure", model=studio.model, file=studio.erased_file)
         return Made(made, weights=["erased", 1])
@@ -76,10 +76,8 @@ def _trained(studio: Studio, settings: Json) -> Made:
         settings = {"preset": "custom"}
     chosen = studio.add("settings", "ESDEraseSettings", **studio.size, **settings)
     short = {"steps": studio.steps} if studio.steps else {}
-    made = studio.add(
-        "erase", "ESDErase", model=studio.model, clip=studio.clip, concepts=studio.concepts(), settings=chosen, seed=SEED,
-        preview_every=0, **short,
-    )  # fmt: skip
+    links = {"model": studio.model, "clip": studio.clip, "concepts": studio.concepts(), "settings": chosen}
+    made = studio.add("erase", "ESDErase", seed=SEED, preview_every=0, **links, **short)
     return Made(made, weights=["erase", 1])
 
 

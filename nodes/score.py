@@ -114,7 +114,7 @@ def _rules() -> list[io.Input]:
         io.String.Input(
             "words",
             default="",
-            tooltip="What a text must hold; empty is each row's own label. /cat|kitten/ is a regular expression.",
+            tooltip="What a text must hold; empty is each row's own label. /cats?/ is a regular expression.",
         ),
         io.Float.Input(
             "threshold", default=0.5, min=-1e6, max=1e6, step=0.05, tooltip="What a number is held against."
