@@ -30,7 +30,12 @@ NONE_YET = "(put a file into models/classifiers)"
 BOXES = 4
 """Figures before the classes in each column of a detector's output, "1 (4 + n) places"."""
 
-RESNETS = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet34", (3, 4, 23, 3): "resnet101", (3, 8, 36, 3): "resnet152"}
+RESNETS: Mapping[tuple[int, ...], str] = {
+    (2, 2, 2, 2): "resnet18",
+    (3, 4, 6, 3): "resnet34",
+    (3, 4, 23, 3): "resnet101",
+    (3, 8, 36, 3): "resnet152",
+}
 RESNET_50 = "resnet50"
 """Layers of each stage; the 50 has those of the 34, and bottlenecks."""
 
@@ -90,7 +95,8 @@ def _about(path: Path) -> About:
     try:
         found = json.loads(path.read_text("utf-8"))
         known = {field.name for field in fields(About)}
-        return About(**{n: tuple(v) if isinstance(v, list) else v for n, v in found.items() if n in known})
+        values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in found.items() if n in known}
+        return About(**values)
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise EsdError(
             f'{path.name} cannot be read ({error}): write JSON such as {{"labels": ["cat", "dog"]}}.'

@@ -14,9 +14,8 @@ from ....esd.closed_form import edit
 from ....esd.concepts import Concept, Keep
 from ....esd.erasure import PREFIX, Erasure
 from ....esd.errors import EsdError
-from ....esd.selection import select
+from ....esd.selection import UNET, select
 from ..families import require_plain_weights
-from ..families.family import unet_names
 from .host_model import HostModel, as_host_model
 from .network import weights_of
 
@@ -51,7 +50,7 @@ def closed_form(model: Any, clip: Any, concepts: Sequence[Concept], keeps: Seque
 def _require_fitting(host: HostModel, clip: Any, concepts: Sequence[Concept]) -> None:
     if clip is None:
         raise EsdError("No CLIP arrived: this checkpoint has no text encoder, so connect one with Load CLIP.")
-    if host.family.diffusers is not unet_names:
+    if host.family.layer_names.text_key_value != UNET.text_key_value:
         raise EsdError(
             f"Unified Concept Editing solves for keys and values of text attention, and {host.family.name} has none of "
             "its own: use Erase, or an SD1.x, SD2.x or SDXL model."
