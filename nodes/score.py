@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..esd.errors import EsdError
 from ..esd.evaluate.compare import compare
-from ..esd.evaluate.foreign import AT_LEAST, DIRECTIONS, Rule, one_a_picture
+from ..esd.evaluate.foreign import AT_LEAST, DIRECTIONS, Finding, Rule, one_a_picture
 from ..esd.evaluate.metrics import Score
 from ..esd.evaluate.prompt_set import ERASED, KEPT
 from ..esd.evaluate.report import Report, to_text
@@ -59,10 +60,15 @@ class ESDScore(io.ComfyNode):
         kind = _kind(said)
         rule, (shots,) = Rule(words[0], threshold[0], direction[0]), rows
         values = one_a_picture(said[kind], kind, len(shots))
-        look = {"text": rule.of_text, "number": rule.of_number, "boolean": rule.of_boolean, "mask": rule.of_mask}[kind]
+        looks: dict[str, Callable[[Any, str], Finding]] = {
+            "text": rule.of_text,
+            "number": rule.of_number,
+            "boolean": rule.of_boolean,
+            "mask": rule.of_mask,
+        }
         scores = []
         for shot, value in zip(shots, values, strict=True):
-            row, made = shot.row, look(value, shot.row.label)
+            row, made = shot.row, looks[kind](value, shot.row.label)
             about = (name[0], row.case, row.prompt, row.role, row.label, shot.seed)
             scores.append(Score(*about, made.answer, made.score, made.found))
         arms = compare({name[0]: scores})
