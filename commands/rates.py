@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import inprocess
+from .playground.world import Judged
 from .tables import CELLS, Prompt
+
+if TYPE_CHECKING:
+    from .playground.judge import Verdict
 
 Json = dict[str, Any]
 
@@ -36,6 +40,24 @@ def cells_of(report: Json, prompts: Sequence[Prompt]) -> dict[str, Json]:
     scores = [Score(**{**each, "role": cell_of[each["prompt"], each["label"]]}) for each in report["scores"]]
     half = len(scores) // 2
     return {change.role: asdict(change) for change in changes(scores[:half], scores[half:])}
+
+
+def counted(groups: Mapping[str, Sequence[Judged]], before: Verdict, after: Verdict) -> dict[str, Any]:
+    """Return what changed in each group of expected names from the verdicts on all of them, one after the other."""
+    inprocess.as_package()
+    from esd_pack.esd.evaluate.metrics import Score, changes
+
+    rows = [(role, judged) for role, group in groups.items() for judged in group]
+    arms = []
+    for verdict in (before, after):
+        said = [verdict.names(judged.head)[i] for i, (_, judged) in enumerate(rows)]
+        arms.append(
+            [
+                Score("", str(i), judged.prompt, role, judged.name, i, answer, 1.0, answer == judged.name)
+                for i, ((role, judged), answer) in enumerate(zip(rows, said, strict=True))
+            ]
+        )
+    return {change.role: change for change in changes(*arms)}
 
 
 def seconds_of(report: Json) -> float | None:

@@ -83,6 +83,19 @@ def rate(found: int, n: int) -> dict[str, Any]:
     return {"found": found, "n": n, "interval": {"low": 0.0, "high": 0.25}, "method": "Wilson"}
 
 
+def test_verdicts_are_counted_by_group() -> None:
+    from commands.playground.judge import Verdict
+
+    cat, dog = world.Judged("cat", "object", "cat"), world.Judged("ink style", "style", "ink")
+    before = Verdict(["cat", "cat", "fox"], ["noto", "noto", "ink"], [""] * 3)
+    after = Verdict(["dog", "cat", "fox"], ["noto", "noto", "ink"], [""] * 3)
+    found = rates.counted({"erased": [cat, cat], "kept": [dog]}, before, after)
+    assert {role: (c.before.found, c.after.found, c.after.n) for role, c in found.items()} == {
+        "erased": (2, 1, 2),
+        "kept": (1, 1, 1),
+    }
+
+
 def test_the_screen() -> None:
     cells = {"erased": {"before": rate(8, 8), "after": rate(1, 8)}}
     made = rates.Line("cat", "ESD", cells, None, rate(0, 2))
