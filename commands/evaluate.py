@@ -30,6 +30,9 @@ FORMAT = "esd-table-1"
 FOLDER = "esd/tables"
 SAVED = "checkpoints/esd-table"
 FIRST_SEED = 1000
+NO_SEED = -1
+"""No training has it, so that none that was kept is removed with a saved file."""
+
 REAL = {"steps": 20, "cfg": 7.5, "sampler_name": "euler", "scheduler": "normal", "width": 512, "height": 512}
 
 
@@ -81,7 +84,7 @@ class Run:
     judge: str
     sampling: Json
     files: dict[str, str]
-    leavings: places.Leavings
+    outputs: list[Path]
     card: str = ""
     lines: list[rates.Line] = field(default_factory=list)
 
@@ -94,16 +97,8 @@ def run(options: argparse.Namespace) -> int:
     server = Address(options.url)
     argv = check.greeted(server)["system"]["argv"]
     host = places.host_folder(options.comfyui, argv)
-    leavings = places.Leavings(places.output_folders(argv, host), arms.SEED)
-    made = Run(
-        server,
-        options,
-        options.base or places.CHECKPOINT.name,
-        _judge(options),
-        _sampling(options),
-        _files(options),
-        leavings,
-    )  # noqa: E501
+    base, outputs = options.base or places.CHECKPOINT.name, places.output_folders(argv, host)
+    made = Run(server, options, base, _judge(options), _sampling(options), _files(options), outputs)
     with places.checkpoint_in_place(server, places.models_folders(options.models, argv, host)):
         for task in tasks(table, options):
             for eraser in _erasers(options):
@@ -111,6 +106,7 @@ def run(options: argparse.Namespace) -> int:
                 print(rates.row(made.lines[-1]), flush=True)
                 _write(target, table, made)
     print("\n" + rates.screen(table.title, made.card, made.lines, "" if options.base else table.note))
+    print(f"\nThe reports are in ComfyUI's output folder, in {FOLDER}.")
     return 0
 
 
@@ -188,7 +184,6 @@ def _saved(made: Run, studio: arms.Studio, arm: arms.Made, task: tables.Task) ->
     studio.add("save", "ESDSaveCheckpoint", model=arm.model, filename_prefix=SAVED, **parts)
     wanted = {name: node for name, node in studio.prompt.items() if name not in ("evaluate", "rows", "judge")}
     (file,) = _queued(made, wanted)["save"]["esd_files"]
-    made.leavings.files.append(file)
     try:
         info = made.server.get("/object_info")
         again = arms.Studio(info, made.base, task.concept, (), {})
@@ -196,7 +191,7 @@ def _saved(made: Run, studio: arms.Studio, arm: arms.Made, task: tables.Task) ->
         prompts = [p for p in task.prompts if p.cell == tables.ERASED][: made.options.saved]
         report = _evaluated(made, again, arms.Made(loaded), prompts, f"{FOLDER}/saved")
     finally:
-        made.leavings.remove()
+        places.Leavings(made.outputs, NO_SEED, [file]).remove()
     return dict(rates.cells_of(report, prompts)[tables.ERASED]["after"])
 
 

@@ -12,7 +12,8 @@ from types import FrameType
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:] = [str(ROOT)] + [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT / "lab" / "launch"]
 
-from lab.launch import arguments, check, demo, evaluate, lint, locales, serve  # noqa: E402
+from commands import evaluate  # noqa: E402
+from lab.launch import arguments, check, demo, lint, locales, serve  # noqa: E402
 from lab.launch.server import ServerError  # noqa: E402
 
 
@@ -54,7 +55,7 @@ def _check(rest: list[str]) -> int:
 
 
 def _evaluate(rest: list[str]) -> int:
-    return evaluate.main(arguments.evaluate_parser().parse_args(rest))
+    return check.main(arguments.evaluate_parser().parse_args(rest), evaluate.run)
 
 
 def _serve(rest: list[str]) -> int:
