@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class BaseModelJudge:
             "the label takes away"
         )
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """Weights and seed; empty where something guides the MODEL that cannot be named."""
         model = digest_of_model(self.host.patcher)

@@ -23,6 +23,9 @@ DETERMINISTIC = frozenset(
 )
 """Samplers whose steps draw no noise and look at each picture alone: the others draw one picture at a time."""
 
+REMEMBERED = 256
+"""Encoded prompts that are held: of the large text encoders each takes a megabyte."""
+
 FAR_SEED = 2**62
 """How far the seeds of pictures that teach a judge lie from those that are judged."""
 
@@ -49,6 +52,8 @@ class Studio:
 
     def _encoded(self, prompt: str) -> Any:
         if prompt not in self.encoded:
+            if len(self.encoded) >= REMEMBERED:
+                self.encoded.clear()
             self.encoded |= encode_prompts(self.clip, [prompt])
         return self.encoded[prompt]
 
