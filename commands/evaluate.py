@@ -7,6 +7,8 @@ output/esd/evaluations: the same command goes on where it was stopped.
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import json
 import os
 import sys
@@ -29,6 +31,7 @@ Json = dict[str, Any]
 FORMAT = "esd-table-1"
 FOLDER = "esd/tables"
 SAVED = "checkpoints/esd-table"
+PROMPTS = "esd-table.csv"
 FIRST_SEED = 1000
 NO_SEED = -1
 """No training has it, so that none that was kept is removed with a saved file."""
@@ -143,9 +146,10 @@ def _from_file(options: argparse.Namespace) -> tables.Task:
     except (OSError, EsdError) as error:
         raise ServerError(f"{options.prompts.name} cannot be used: {error}") from error
     goes = [bool(options.label) or options.concept.casefold() in row.label.casefold() for row in rows]
+    cells = [tables.ERASED if gone else tables.REST for gone in goes]
     prompts = tuple(
-        tables.Prompt(row.prompt, options.label or row.label, tables.ERASED if gone else tables.REST)
-        for row, gone in zip(rows, goes, strict=True)
+        tables.Prompt(row.prompt, options.label or row.label, cell, row.seed)
+        for row, cell in zip(rows, cells, strict=True)
     )
     return tables.Task(options.concept, prompts[: options.pictures * (1 if all(goes) else 5)])
 
@@ -165,9 +169,7 @@ def line(made: Run, task: tables.Task, eraser: str) -> rates.Line:
 
 def _evaluated(made: Run, studio: arms.Studio, arm: arms.Made, prompts: Sequence[tables.Prompt], name: str) -> Json:
     """Return the report of Evaluate, which goes through a file in the output folder."""
-    words = {cell: [f"{p.words} -> {p.label}" for p in prompts if p.cell == cell] for cell in tables.CELLS}
-    kept = [*words[tables.NEIGHBOURS], *words[tables.REST]]
-    rows = studio.add("rows", "ESDPromptSet", erased="\n".join(words[tables.ERASED]), kept="\n".join(kept))
+    rows = _rows(made, studio, prompts)
     links = {"model": arm.model, "base_model": studio.model, "clip": studio.clip, "vae": studio.vae}
     judge = arms.judge(studio, made.judge)
     studio.add(
@@ -176,6 +178,17 @@ def _evaluated(made: Run, studio: arms.Studio, arm: arms.Made, prompts: Sequence
     )  # fmt: skip
     outputs = _queued(made, studio.prompt)
     return dict(json.loads(made.server.view(outputs["evaluate"]["esd_files"][0])))
+
+
+def _rows(made: Run, studio: arms.Studio, prompts: Sequence[tables.Prompt]) -> list[Any]:
+    """Add the prompts: as a file in the server's input folder, where each row has a seed of its own."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(("prompt", "label", "role", "seed"))
+    for prompt in prompts:
+        role = "erased" if prompt.cell == tables.ERASED else "kept"
+        writer.writerow((prompt.words, prompt.label, role, "" if prompt.seed is None else prompt.seed))
+    return studio.add("rows", "ESDPromptSet", file=made.server.upload(PROMPTS, text.getvalue().encode("utf-8")))
 
 
 def _saved(made: Run, studio: arms.Studio, arm: arms.Made, task: tables.Task) -> Json:

@@ -18,6 +18,8 @@ class Prompt:
     words: str
     label: str
     cell: str
+    seed: int | None = None
+    """Of a published set's row."""
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,33 @@ def test_every_eraser_is_a_graph_that_the_server_takes(object_info: dict[str, An
             assert all(link[0] in studio.prompt for link in links)
 
 
+def test_a_published_file_with_its_own_seeds(host: Any, comfy_path: Path, tmp_path: Path) -> None:
+    """As it is run on real files: rows by artist, seeds beyond 2^63, an eraser, a judge."""
+    path, out = tmp_path / "artists.csv", tmp_path / "out.json"
+    rows = "case_number,prompt,evaluation_seed,artist\n7,cat,18446744073709551615,cat\n8,key,5,key\n"
+    path.write_text(rows, encoding="utf-8")
+    line = (
+        "style",
+        "--prompts",
+        str(path),
+        "--concept",
+        "cat",
+        "--only",
+        "UCE",
+        "--sampling",
+        "steps=2",
+        "--saved",
+        "0",
+    )
+    chosen = options(*line, "--url", host.url, "--comfyui", str(comfy_path), "--json", str(out))
+    chosen.models = host.base / "models"
+    assert evaluate.run(chosen) == 0
+    (found,) = json.loads(out.read_text("utf-8"))["lines"]
+    assert found["cells"]["erased"]["before"]["n"] == found["cells"]["rest"]["after"]["n"] == 1
+    rows = (host.base / "output" / "esd" / "evaluations" / "scores.jsonl").read_text("utf-8")
+    assert '"seed": 18446744073709551615' in rows and '"seed": 5' in rows
+
+
 @pytest.mark.nightly
 def test_a_small_table_as_a_whole_and_again(comfy_path: Path, tmp_path: Path) -> None:
     """From its rows that were kept the second run gives the first one's figures."""
