@@ -84,7 +84,7 @@ def _feed_object(digest: Any, thing: Any) -> None:
     if isinstance(identity, str) and identity:
         _feed_all(digest, [kind.__qualname__, identity])
     elif kind.__module__.startswith("comfy."):
-        _feed_all(digest, [kind.__qualname__, vars(thing)])
+        _feed_all(digest, [kind.__qualname__, thing.__dict__])
     else:
         raise _UnknownError(kind.__qualname__)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import astuple
 from typing import Any
 
 import comfy.patcher_extension
@@ -44,7 +45,7 @@ class _Run:
 
     def __init__(self, encoded: list[Any], strength: Strength) -> None:
         self.encoded, self.strength = encoded, strength
-        self.identity = digest_of(encoded, list(vars(strength).values()))
+        self.identity = digest_of(encoded, astuple(strength))
         self.begin()
 
     def begin(self) -> None:
