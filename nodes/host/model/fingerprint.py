@@ -27,7 +27,7 @@ def digest_of_model(model: Any) -> str:
     try:
         _feed(digest, type(model.model).__qualname__)
         for name, seen in sorted(seen_weights(model).items()):
-            _feed(digest, [name, str(seen.dtype), seen.kept, seen.entry[1:]])
+            _feed(digest, [name, seen.plain(), seen.entry[1:]])
         _feed(digest, model.get_model_object("model_sampling"))
         _feed(digest, {name: each for name, each in model.object_patches.items() if name != "model_sampling"})
         _feed(digest, model.model_options)
