@@ -61,10 +61,16 @@ def register() -> None:
 
 
 def files() -> list[str]:
-    """Return the names of the files that there are."""
+    """Return the names of the files that there are; the host's own list of this folder leaves out those with endings."""
     register()
-    names = [name for name in folder_paths.get_filename_list(FOLDER) if name.lower().endswith((*WEIGHTS, ONNX))]
-    return names or [NONE_YET]
+    folders = [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER)]
+    found = {
+        path.relative_to(folder).as_posix()
+        for folder in folders
+        for path in (folder.rglob("*") if folder.is_dir() else ())
+        if path.suffix.lower() in (*WEIGHTS, ONNX)
+    }
+    return sorted(found) or [NONE_YET]
 
 
 def fingerprint(name: str) -> str:
