@@ -64,8 +64,9 @@ class ClassifierJudge:
     def __init__(self, classifier: Classifier, cut: float) -> None:
         """`cut` is from which figure a detector's class counts as found."""
         self.classifier, self.cut = classifier, cut
-        names = enumerate(classifier.classes)
-        self.places: dict[str, tuple[int, ...]] = {name.casefold(): (place,) for place, name in names}
+        self.places: dict[str, tuple[int, ...]] = {}
+        for place, name in enumerate(classifier.classes):
+            self.places[name.casefold()] = (place,)
         for label, names in GROUPS.items():
             if set(names) <= set(classifier.classes):
                 self.places[label] = tuple(classifier.classes.index(name) for name in names)

@@ -61,7 +61,7 @@ def register() -> None:
 
 
 def files() -> list[str]:
-    """Return the names of the files that there are; the host's own list of this folder leaves out those with endings."""
+    """Return the names of the files; the host's own list of this folder leaves out those with endings."""
     register()
     folders = [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER)]
     found = {
