@@ -99,10 +99,10 @@ def _perp_neg(studio: Studio) -> Made:
     return Made(made, studio.concept)
 
 
-def _closed_form(studio: Studio) -> Made:
+def _unified_concept_editing(studio: Studio) -> Made:
     keeps = {"keep": studio.add("keep", "ESDKeep", prompts="\n".join(studio.keep))} if studio.keep else {}
     links = {"model": studio.model, "clip": studio.clip, "concepts": studio.concepts(), **keeps}
-    return Made(studio.add("uce", "ESDClosedForm", **links), weights=["uce", 1])
+    return Made(studio.add("uce", "ESDUnifiedConceptEditing", **links), weights=["uce", 1])
 
 
 ESD = "ESD"
@@ -116,7 +116,7 @@ ARMS: Mapping[str, Callable[[Studio], Made]] = {
     "SLD max": _safe_latent_diffusion("max"),
     "negative prompt": _negative,
     "Perp-Neg": _perp_neg,
-    "UCE": _closed_form,
+    "UCE": _unified_concept_editing,
 }
 """By the name in the table; "nothing" is the base beside itself."""
 

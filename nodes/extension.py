@@ -3,7 +3,6 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .apply import ESDApply
-from .closed_form import ESDClosedForm
 from .compare import ESDBeforeAfter
 from .compare_reports import ESDCompareReports
 from .concept import ESDConcept
@@ -24,6 +23,7 @@ from .sample_set import ESDSampleSet
 from .save_checkpoint import ESDSaveCheckpoint
 from .save_erasure import ESDSaveErasure
 from .score import ESDScore
+from .unified_concept_editing import ESDUnifiedConceptEditing
 
 WEB_DIRECTORY = "./web"
 
@@ -60,7 +60,7 @@ class EsdExtension(ComfyExtension):
             ESDScore,
             ESDCompareReports,
             ESDSafeLatentDiffusion,
-            ESDClosedForm,
+            ESDUnifiedConceptEditing,
         ]
 
 

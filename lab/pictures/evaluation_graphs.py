@@ -88,12 +88,12 @@ EVALUATING: dict[str, Graph] = {
         ],
         [(0, "pictures", 1, "image"), (0, "rows", 2, "rows"), (1, "MASK", 2, "mask")],
     ),
-    "ESDClosedForm": (
+    "ESDUnifiedConceptEditing": (
         [
             STOCK,
             CAT,
             ("ESDKeep", (0, 390), {"prompts": "dog\ntiger", "size": (300, 170)}),
-            ("ESDClosedForm", (370, 0), {}),
+            ("ESDUnifiedConceptEditing", (370, 0), {}),
             ("KSampler", (740, 0), {}),
         ],
         [

@@ -234,6 +234,9 @@ class TestONNX:
     def test_a_classifier_with_its_own_preparation(self, classifiers):
         pytest.importorskip("onnxruntime")
         write_pooling(classifiers / "colours.onnx", np.eye(3), 16, (1, 3))
+        from esd_pack.nodes.host.files import classifier
+
+        assert "colours.onnx" in classifier.files() and "colours.json" not in classifier.files()
         about = {"labels": ["red", "green", "blue"], "scale": 2, "mean": [1, 0, 0], "bgr": True}
         (classifiers / "colours.json").write_text(json.dumps(about))
         made = loaded("colours.onnx")

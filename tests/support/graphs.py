@@ -112,7 +112,7 @@ NODES = (
     "ESDScore",
     "ESDCompareReports",
     "ESDSafeLatentDiffusion",
-    "ESDClosedForm",
+    "ESDUnifiedConceptEditing",
 )
 """Every node of the pack."""
 

@@ -512,7 +512,7 @@ def _(world: World) -> Any:
 
 @state("Unified Concept Editing, and the name that its pictures are kept under")
 def _(world: World) -> Any:
-    edit = world.module("nodes.host.model.closed_form").closed_form
+    edit = world.module("nodes.host.model.unified_concept_editing").unified_concept_editing
     weights = edit(world.model, world.clip, [world.concept("cat")], [], 0.5)
     model = world.module("nodes.host.model.apply").apply(world.model, weights, 1.0)
     known = world.module("nodes.host.model.fingerprint").digest_of_model(model)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from esd_pack.esd.closed_form import edit
 from esd_pack.esd.errors import EsdError
+from esd_pack.esd.unified_concept_editing import edit
 
 WIDE = 12
 

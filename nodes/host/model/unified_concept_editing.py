@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....esd.closed_form import edit
 from ....esd.concepts import Concept, Keep
 from ....esd.erasure import PREFIX, Erasure
 from ....esd.errors import EsdError
 from ....esd.selection import UNET, select
+from ....esd.unified_concept_editing import edit
 from ..families import require_plain_weights
 from .host_model import HostModel, as_host_model
 from .network import weights_of
@@ -22,7 +22,9 @@ from .network import weights_of
 METHOD = "uce"
 
 
-def closed_form(model: Any, clip: Any, concepts: Sequence[Concept], keeps: Sequence[Keep], ridge: float) -> Erasure:
+def unified_concept_editing(
+    model: Any, clip: Any, concepts: Sequence[Concept], keeps: Sequence[Keep], ridge: float
+) -> Erasure:
     """Return the edit of a MODEL; raise EsdError where there is no such closed form."""
     host = as_host_model(model)
     _require_fitting(host, clip, concepts)

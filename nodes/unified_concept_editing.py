@@ -7,22 +7,22 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..esd.closed_form import RIDGE
 from ..esd.concepts import Concept, Keep
+from ..esd.unified_concept_editing import RIDGE
 from .host.model.apply import apply
-from .host.model.closed_form import closed_form
+from .host.model.unified_concept_editing import unified_concept_editing
 from .schema import advanced, finding
 from .sockets import CATEGORY, Concepts, Keeps, Weights
 
 
-class ESDClosedForm(io.ComfyNode):
+class ESDUnifiedConceptEditing(io.ComfyNode):
     """Concepts and keeps to an edited MODEL."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Define inputs and outputs."""
         return io.Schema(
-            node_id="ESDClosedForm",
+            node_id="ESDUnifiedConceptEditing",
             display_name="ESD Unified Concept Editing",
             category=CATEGORY,
             **finding("UCE", "closed form", "unlearn", "ESD baseline"),
@@ -55,5 +55,5 @@ class ESDClosedForm(io.ComfyNode):
     ) -> io.NodeOutput:
         """Solve, and patch a clone."""
         with torch.inference_mode(False), torch.no_grad():
-            weights = closed_form(model, clip, concepts, keep, ridge)
+            weights = unified_concept_editing(model, clip, concepts, keep, ridge)
         return io.NodeOutput(apply(model, weights, 1.0), weights)

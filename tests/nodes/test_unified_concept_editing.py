@@ -12,7 +12,7 @@ from support.graphs import Graph, slot
 def edited(comfy, parts, concept=None, keep="dog", **inputs):
     g, (model, clip) = Graph(comfy), parts
     node = g.add(
-        "ESDClosedForm", model=g.give(model), clip=g.give(clip), keep=g.add("ESDKeep", prompts=keep),
+        "ESDUnifiedConceptEditing", model=g.give(model), clip=g.give(clip), keep=g.add("ESDKeep", prompts=keep),
         concepts=g.add("ESDConcept", **{"concept": "cat", **(concept or {})}), **inputs,
     )  # fmt: skip
     return g.take(model=node, weights=slot(node, 1)).run()
