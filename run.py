@@ -37,7 +37,7 @@ def main() -> int:
 
 def _check(command: str, rest: list[str]) -> str:
     if command == "demo":
-        arguments.demo_parser().parse_args(rest)
+        arguments.parse_demo(rest)
     if command == "check":
         arguments.check_parser().parse_args(rest)
     if command == "evaluate":

@@ -50,10 +50,26 @@ class Concept:
         return self.replace_with or self.erase_from or NULL_PROMPT
 
     @property
+    def silent_prompt(self) -> str:
+        """What it is erased from without its words; empty where those are not in it."""
+        silent = without(self.erase_from, self.erase)
+        return silent if silent != " ".join(self.erase_from.split()) else ""
+
+    @property
     def prompts(self) -> tuple[str, ...]:
         """Every prompt that the frozen network must answer for this concept."""
-        around = (p for c in self.contexts or () for p in (c.prompt, c.carrier, c.anchor))
-        return tuple(dict.fromkeys((NULL_PROMPT, self.student_prompt, self.erase, self.anchor_prompt, *around)))
+        around = [p for c in self.contexts or () for p in (c.prompt, c.carrier, c.anchor)]
+        named = (NULL_PROMPT, self.student_prompt, self.erase, self.anchor_prompt, *around)
+        silent = [without(p, self.erase) for p in (self.erase_from, *around)] if self.silent_prompt else []
+        return tuple(dict.fromkeys((*named, *silent)))
+
+
+def without(prompt: str, words: str) -> str:
+    """Return a prompt without these words: as they stand together, or else one by one."""
+    silent = f" {prompt} ".replace(f" {words} ", " ")
+    if silent.split() == prompt.split():
+        silent = " ".join(word for word in prompt.split() if word not in words.split())
+    return " ".join(silent.split())
 
 
 @dataclass(frozen=True)

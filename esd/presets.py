@@ -23,6 +23,7 @@ _PUBLISHED: dict[str, Any] = {
     "eta_erase_from": None,
     "stop": ALL_STEPS,
     "contexts": OWN_WORDS,
+    "closed_form": False,
 }
 """What all published runs have in common: a fresh trajectory of 50 steps for each example."""
 

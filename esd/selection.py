@@ -40,6 +40,8 @@ class LayerNames:
 
     text_attention: tuple[Entry, ...] = ("attn2.",)
     text_key_value: tuple[Entry, ...] = ("attn2.to_k.", "attn2.to_v.")
+    plain_text: tuple[str, str] | None = None
+    """How the weights of keys and of values end that a prompt's tokens enter as the text encoder gives them."""
     self_attention: tuple[Entry, ...] = ("attn1.",)
     text_stream: tuple[Entry, ...] = ()
     """The layers that only text tokens go through, where text and picture share their attention."""
@@ -53,8 +55,11 @@ UNET_METHODS = (
     *("esd-x", "esd-x-strict", "esd-u", "esd-all", "selfattn"),
     *("xattn", "noxattn", "full", "notime", "xlayer", "selflayer"),
 )
-UNET = LayerNames(methods=UNET_METHODS)
-SDXL_UNET = LayerNames(outside_blocks=("emb", "input_blocks.0.0.", "out."), methods=UNET_METHODS)
+_PLAIN_TEXT = ("attn2.to_k.weight", "attn2.to_v.weight")
+UNET = LayerNames(plain_text=_PLAIN_TEXT, methods=UNET_METHODS)
+SDXL_UNET = LayerNames(
+    plain_text=_PLAIN_TEXT, outside_blocks=("emb", "input_blocks.0.0.", "out."), methods=UNET_METHODS
+)
 
 
 @dataclass(frozen=True)

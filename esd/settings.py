@@ -191,6 +191,13 @@ FIELDS: dict[str, Field] = {
         choices=STOPS,
         rare=True,
     ),
+    "closed_form": Field(
+        True,
+        "Begin with the text keys and values that ridge regression gives, without a pass of the network, and train "
+        "from there. Most objects are gone at once. Off begins with the model's own weights, as published. For SD1.x, "
+        "SD2.x and SDXL, with methods that train them.",
+        rare=True,
+    ),
     "eta_erase_from": Field(None, "", 0.0, 20.0, official="negative_guidance"),
     "contexts": Field(
         BY_KIND,
@@ -239,6 +246,7 @@ class Settings:
     """For concepts with "erase from", where a published default differs there; None means eta."""
     stop: str = _default("stop")
     contexts: str = _default("contexts")
+    closed_form: bool = _default("closed_form")
 
     @property
     def examples_per_buffer(self) -> int:

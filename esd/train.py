@@ -50,7 +50,7 @@ class Snapshot:
     optimizer: Mapping[int, Mapping[str, Any]]
     streams: Sequence[StreamState]
     worst: Sequence[float] = ()
-    """The worst residual at each check."""
+    """The worst residual before the first step, and at each check after it."""
 
 
 class Training:
@@ -81,8 +81,7 @@ class Training:
 
     def __iter__(self) -> Iterator[Step]:
         """Make the steps that are left, or as many as it takes."""
-        if self.losses:  # what a snapshot does not hold: it is taken before a check, or after it
-            self._check_when_due()
+        self._check_when_due()  # a snapshot is taken before a check, or after it
         while not self.is_complete:
             index = len(self.losses)
             micro = next_micro_batches(self.streams, self.settings)
@@ -100,8 +99,12 @@ class Training:
         return self.is_gone or len(self.losses) >= self.settings.steps
 
     def _check_when_due(self) -> None:
-        if self.settings.stop == WHEN_GONE and len(self.losses) % CHECK_EVERY == 0:
+        if self.settings.stop != WHEN_GONE or len(self.losses) % CHECK_EVERY:
+            return
+        if self.losses or self.settings.closed_form:
             self._check()
+        else:
+            self.worst = [1.0]
 
     def _check(self) -> None:
         """Measure what is left, let what is left most be drawn most, and see whether all is gone.
@@ -111,7 +114,7 @@ class Training:
         if self._gauge is None:
             self._gauge = GoneGauge(self.denoiser, self.conditions, self.concepts, self.settings)
         self.left = self._gauge.measure()
-        self.worst[len(self.losses) // CHECK_EVERY - 1 :] = [max(each.worst for each in self.left)]
+        self.worst[len(self.losses) // CHECK_EVERY :] = [max(each.worst for each in self.left)]
         self.streams[0].share(shares_by_left(self.concepts, self.left))
         self.is_gone = all(each.is_gone for each in self.left) and self._gauge.confirmed()
         self._resume_point = self._stream_states()

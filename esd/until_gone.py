@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from .concepts import Concept
+from .closed_form import fits
+from .concepts import Concept, without
 from .contexts import by_kind, kind_of
 from .denoiser import Condition, Denoiser
 from .examples import TargetSpec, context_specs, target_spec
@@ -21,10 +22,22 @@ from .settings import BY_KIND, WHEN_GONE, Settings
 CHECK_EVERY = 10
 """Optimiser steps between two measurements."""
 
-OWN_LEVELS, CONTEXT_LEVELS, CONTEXTS_MEASURED = 3, 2, 2
-"""Noise levels measured under a concept's own words and under each of so many of its contexts: 2 passes each."""
+FEW = 4
+"""Up to so many concepts each is measured more closely: together they make up for it."""
 
-GONE = {"object": (-0.1, 0.2), "style": (-0.15, -0.03), "attribute": (0.0, 0.15)}
+
+@dataclass(frozen=True)
+class Closeness:
+    """Noise levels measured under a concept's own words, and under each of so many contexts; 2 passes a level."""
+
+    own: int
+    context: int
+    contexts: int
+
+
+CLOSE, COARSE = Closeness(3, 2, 2), Closeness(2, 1, 1)
+
+GONE = {"object": (-0.03, 0.2), "style": (-0.15, -0.03), "attribute": (0.02, 0.15)}
 """The residuals at which a concept of each kind is no longer drawn, under its own words and in its contexts.
 
 docs/quality.md has what judges found there.
@@ -37,7 +50,7 @@ SLACK = 0.1
 """By how much more a residual may be on the trajectories that confirm: one trajectory differs from another by that."""
 
 LEAST_SHARE = 0.1
-"""What a concept that is gone still gets of the examples, as a share of one that is untouched."""
+"""The part of the examples that is divided evenly; the rest goes by what is left, so what is gone is not forgotten."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +108,8 @@ class GoneGauge:
         """Sample the held-out trajectories; they depend on the seed alone."""
         self.denoiser, self.conditions, self.concepts, self.settings = denoiser, conditions, concepts, settings
         generator = stream_generator(settings.seed, seed_stream)
-        measured = [(i, spec, levels) for i, c in enumerate(concepts) for spec, levels in _measured(c, settings)]
+        close = CLOSE if len(concepts) <= FEW else COARSE
+        measured = [(i, spec, levels) for i, c in enumerate(concepts) for spec, levels in _measured(c, settings, close)]
         self.measured: list[_Measured] = []
         for levels, group in groupby(sorted(measured, key=lambda each: -each[2]), key=lambda each: each[2]):
             rows = list(group)
@@ -119,11 +133,20 @@ class GoneGauge:
         return all(left.is_within(SLACK) for left in other.measure())
 
 
-def _measured(concept: Concept, settings: Settings) -> list[tuple[TargetSpec, int]]:
+def _measured(concept: Concept, settings: Settings, close: Closeness) -> list[tuple[TargetSpec, int]]:
     """Return the specs that stand for a concept, each with how many noise levels of its trajectory are measured."""
     around = context_specs(concept, settings)
-    chosen = around[:: max(1, len(around) // CONTEXTS_MEASURED)][:CONTEXTS_MEASURED]
-    return [(target_spec(concept, settings), OWN_LEVELS), *((spec, CONTEXT_LEVELS) for spec in chosen)]
+    chosen = around[:: max(1, len(around) // close.contexts)][: close.contexts]
+    measured = [(target_spec(concept, settings), close.own), *((spec, close.context) for spec in chosen)]
+    if not concept.silent_prompt:
+        return measured
+    return [(_by_its_words(spec, concept), levels) for spec, levels in measured]
+
+
+def _by_its_words(spec: TargetSpec, concept: Concept) -> TargetSpec:
+    """Return what measures an attribute: what its words still do in a prompt that has them."""
+    silent = without(spec.prompt, concept.erase)
+    return replace(spec, anchor=silent, erase=spec.prompt, null=silent)
 
 
 def gone_at(concept: Concept, prompt: str) -> float:
@@ -134,23 +157,32 @@ def gone_at(concept: Concept, prompt: str) -> float:
 
 def measuring_passes(concepts: Sequence[Concept], settings: Settings) -> int:
     """Network passes of one measurement."""
-    return sum(2 * levels for concept in concepts for _, levels in _measured(concept, settings))
+    close = CLOSE if len(concepts) <= FEW else COARSE
+    return sum(2 * levels for concept in concepts for _, levels in _measured(concept, settings, close))
 
 
 def shares_by_left(concepts: Sequence[Concept], left: Sequence[Left]) -> list[float]:
-    """Return the share of each spec of `concept_specs`: by what is left under its own words, and in its contexts."""
-    shares = []
+    """Return the share of each spec of `concept_specs`: by what is left under its own words, and in its contexts.
+
+    Concepts together have their weights' sum; a part of it, `LEAST_SHARE`, is theirs whatever is left of them.
+    """
+    needs = []
     for concept, found in zip(concepts, left, strict=True):
         around = [prompt for prompt in found.residuals if prompt != concept.student_prompt]
-        needs = [LEAST_SHARE + found.need(prompts) for prompts in ([concept.student_prompt], around)]
+        needs.append((found.need([concept.student_prompt]), found.need(around)))
+    total = sum(c.weight * sum(need) for c, need in zip(concepts, needs, strict=True))
+    weights, shares = sum(concept.weight for concept in concepts), []
+    for concept, need in zip(concepts, needs, strict=True):
+        own, around_it = (LEAST_SHARE / 2 + (1 - LEAST_SHARE) * weights * (n / total if total else 0.5) for n in need)
         contexts = len(concept.contexts or ())
-        shares += [concept.weight * needs[0], *(concept.weight * needs[1] / contexts for _ in range(contexts))]
+        shares += [concept.weight * own, *(concept.weight * around_it / contexts for _ in range(contexts))]
     return shares
 
 
 def settled(concepts: Sequence[Concept], settings: Settings) -> tuple[list[Concept], Settings]:
     """Return the concepts with their contexts, and the settings with the whole run's steps and buffer."""
     chosen = by_kind(concepts) if settings.contexts == BY_KIND else list(concepts)
+    settings = replace(settings, closed_form=settings.closed_form and any(fits(each) for each in chosen))
     if settings.stop != WHEN_GONE:
         return chosen, settings
     buffer = settings.buffer_size

@@ -48,7 +48,9 @@ class ESDErase(io.ComfyNode):
             outputs=[
                 io.Model.Output("erased_model", display_name="MODEL", tooltip="The erased model, for any sampler."),
                 Weights.Output("weights", display_name="weights", tooltip="The change of each trained weight."),
-                LossMap.Output("losses", display_name="losses", tooltip="For the stock Plot Loss Graph node."),
+                LossMap.Output(
+                    "losses", display_name="losses", tooltip="Loss and residual, for the stock Plot Loss Graph node."
+                ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
         )
@@ -79,7 +81,7 @@ class ESDErase(io.ComfyNode):
         workflow = graph.workflow_id(cls.hidden.extra_pnginfo)
         monitor = MonitorOptions(preview_every, snapshot_every, start, vae, node_id or "", workflow)
         erased = host.erase_model(model, clip, concepts, keep, with_preset(run, run.preset), base, monitor)
-        return io.NodeOutput(erased.model, erased.weights, {"loss": erased.losses})
+        return io.NodeOutput(erased.model, erased.weights, erased.curves)
 
 
 DIALS = ("method", "steps", "learning_rate", "eta")

@@ -32,10 +32,11 @@ WIDGETS = (
     "contexts",
     "training_guidance",
     "rank",
+    "closed_form",
 )
 """The settings of this node, in the order of their widgets."""
 
-SINCE = {"deterministic", "contexts", "training_guidance", "rank"}
+SINCE = {"deterministic", "contexts", "training_guidance", "rank", "closed_form"}
 """Widgets that graphs of version 0.1.0 do not have, and that they may leave out."""
 
 

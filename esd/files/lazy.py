@@ -94,6 +94,7 @@ def _torch_zip(path: Path, file: IO[bytes]) -> TensorFile:
     if not isinstance(tree, dict):
         raise EsdError(f"{path.name} holds a {type(tree).__name__} and no table of weights: choose another file.")
     wrapped = tree.get("state_dict")
+    said = {k: v for k, v in tree.items() if isinstance(k, str) and isinstance(v, str)}
     tree = wrapped if isinstance(wrapped, dict) else tree
     named = list(flattened(tree))
     tensors = dict(named)
@@ -102,7 +103,7 @@ def _torch_zip(path: Path, file: IO[bytes]) -> TensorFile:
     if sum(t.nbytes for t in tensors.values()) > max(MOST_SHARED * path.stat().st_size, 4 * MOST_REPEATED):
         raise EsdError(f"{path.name} would unpack to far more than it holds: do not use this file.")
     return TensorFile(
-        {name: in_memory(t) for name, t in tensors.items()}, {}, any(isinstance(v, dict) for v in tree.values())
+        {name: in_memory(t) for name, t in tensors.items()}, said, any(isinstance(v, dict) for v in tree.values())
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import cast
 
@@ -34,6 +34,13 @@ class FullStudent:
 
     def _is_sliced(self, name: str) -> bool:
         return name in self.rows and self.rows[name] != (0, self.frozen[name].shape[0])
+
+    @torch.no_grad()
+    def begin(self, edits: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+        """Add W B to the trained weights, in float32."""
+        for name, edit in edits.items():
+            own = self._trained_rows(name).float()
+            self.trainable[name].copy_(own + own @ edit.to(own.device))
 
     @contextmanager
     def attached(self, dtype: torch.dtype) -> Iterator[None]:

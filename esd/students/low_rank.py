@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
@@ -44,6 +44,20 @@ class LowRankStudent:
     def _pair(self, name: str) -> tuple[Tensor, Tensor]:
         path = name.removesuffix(".weight")
         return self.trainable[f"{path}.{UP}"], self.trainable[f"{path}.{DOWN}"]
+
+    @torch.no_grad()
+    def begin(self, edits: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+        """Take the nearest B of this rank (truncated SVD); the layers themselves, in any form, multiply by W."""
+        for name, edit in edits.items():
+            up, down = self._pair(name)
+            u, s, vh = torch.linalg.svd(edit.double(), full_matrices=False)
+            rank, root = min(len(s), down.shape[0]), s.sqrt()
+            layer = self.layers[name]
+            columns = (u * root).mT[:rank].to(up.device, dtype)
+            made = layer(columns) - layer(torch.zeros_like(columns[:1]))
+            up.zero_()
+            up[:, :rank] = made[:, slice(*self.rows[name])].float().mT
+            down[:rank] = (root[:, None] * vh)[:rank].to(down)
 
     @contextmanager
     def attached(self, dtype: torch.dtype) -> Iterator[None]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from ..erasure import Erasure
 
@@ -35,6 +36,9 @@ class Student(Protocol):
     @property
     def trainable(self) -> Mapping[str, torch.nn.Parameter]:
         """The float32 parameters by name, on the network's device."""
+
+    def begin(self, edits: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+        """Begin at W (I + B) instead of W, with B ("i i") by weight; layers compute in `dtype`."""
 
     def attached(self, dtype: torch.dtype) -> AbstractContextManager[None]:
         """While it is open the network answers as the student; its layers compute in `dtype`."""

@@ -18,6 +18,8 @@ from lab.playground.recipe.judges import SecondJudge
 from lab.playground.recipe.measure import SECOND_JUDGE
 
 PICTURES, UNSEEN, REST = 24, 16, 24
+ATTRIBUTES = ("sunglasses", "a cowboy hat", "a halo")
+OBJECTS = ("cat", "church", "penguin", "banana", "rocket", "key", "ghost", "tulip")
 EIGHT = ("cat", "rocket", "guitar", "teapot", "penguin", "church", "banana", "bus")
 SIXTEEN = (*EIGHT, "owl", "violin", "pizza", "cactus", "key", "crown", "shark", "balloon")
 
@@ -33,9 +35,9 @@ class Task:
 
 def tasks(world: Any) -> Iterator[Task]:
     """Yield the tasks of the table."""
-    yield from (_objects(world, f"object: {name}", (name,)) for name in ("cat", "church", "penguin"))
+    yield from (_objects(world, f"object: {name}", (name,)) for name in OBJECTS)
     yield from (_styles(world, f"style: {name}", (name,)) for name in ("ink", "sepia", "fluent"))
-    yield from (_attribute(world, name) for name in ("sunglasses", "a cowboy hat", "a halo"))
+    yield from (_attribute(world, name) for name in ATTRIBUTES)
     replaced = _objects(world, "replace: cat by dog", ("cat",))
     dogs = [world.Judged("cat", "object", "dog")] * PICTURES
     yield Task(replaced.name, [{"erase": "cat", "replace_with": "dog"}], {**replaced.groups, "replaced": dogs})

@@ -46,7 +46,7 @@ def _bench(rest: list[str]) -> int:
 
 
 def _demo(rest: list[str]) -> int:
-    demo.main(arguments.demo_parser().parse_args(rest))
+    demo.main(arguments.parse_demo(rest))
     return 0
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from commands import check, evaluate
-from commands.playground import world
+from commands.playground import tasks
 
 METHODS = ("esd-x", "esd-x-strict", "esd-u", "esd-all", "selfattn")
 STAGES = ("pictures", "autoencoder", "judge", "second-judge", "denoiser", "pack", "measure", "sheet")
+CAT = [("cat", "")]
+"""What the demo erases where nothing is named: (concept, what it is erased from)."""
 SUMMARY = {
     "demo": "erase a concept from the playground model in a real ComfyUI, and judge the result",
     "check": "prove on this machine, with its GPU, that the nodes work in ComfyUI",
@@ -30,11 +33,28 @@ def usage() -> str:
     return "\n".join(["Erase concepts from diffusion models with ESD, in ComfyUI.", "", *lines, "", tail])
 
 
-def _subject(words: str) -> world.Subject:
+class _Erase(argparse.Action):
+    """`--erase WORDS`, as often as wanted; `--from WHOLE` makes an attribute of the one before it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, words: Any, *more: Any) -> None:
+        """Add a concept, or change the last."""
+        given = [] if namespace.erase is CAT else list(namespace.erase)
+        if self.dest == "erase_from" and not given:
+            parser.error("--from says what the --erase before it is erased from")
+        named = (given.pop()[0], words) if self.dest == "erase_from" else (words, "")
+        namespace.erase = [*given, named]
+
+
+def parse_demo(words: list[str]) -> argparse.Namespace:
+    """Return the options of `demo`, each concept as a task; ends the program where one is not drawn."""
+    parser = demo_parser()
+    options = parser.parse_args(words)
     try:
-        return world.find_subject(words)
+        found = [tasks.erased_from(*each) if each[1] else tasks.find_task(each[0]) for each in options.erase]
     except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+        parser.error(str(error))
+    options.erase = list(dict.fromkeys(found))
+    return options
 
 
 def _positive(words: str) -> int:
@@ -64,10 +84,18 @@ def demo_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="run.py demo", description=_sentence("demo"))
     parser.add_argument(
         "--erase",
-        type=_subject,
-        default="cat",
+        action=_Erase,
+        default=CAT,
         metavar="CONCEPT",
-        help='an object or a style of the playground: "cat", "ghost", "ink style" (default: cat)',
+        help='an object or a style of the playground: "cat", "ghost", "ink style" (default: cat); may be repeated',
+    )
+    parser.add_argument(
+        "--from",
+        dest="erase_from",
+        action=_Erase,
+        default=argparse.SUPPRESS,
+        metavar="OBJECT",
+        help='what the concept before it is erased from: --erase sunglasses --from "face wearing sunglasses"',
     )
     parser.add_argument("--method", choices=METHODS, help="which weights are trained (default: as in the workflow)")
     parser.add_argument("--steps", type=_positive, help="training steps (default: as in the workflow)")

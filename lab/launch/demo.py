@@ -8,12 +8,12 @@ import io
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
-from itertools import groupby
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from commands.playground import world
+from commands.playground import tasks, world
 from commands.playground.world import Rate
 from lab.paths import ROOT, RUN
 
@@ -34,20 +34,40 @@ FIRST_SEED = 1000
 
 
 @dataclass(frozen=True)
+class Rates:
+    """What the judge found: what is erased by its own words and among words never trained, and everything else.
+
+    `objects` counts the objects in pictures of styles and backgrounds.
+    """
+
+    erased: Rate
+    unseen: Rate
+    kept: Rate
+    objects: Rate | None = None
+    each: Mapping[str, Rate] = field(default_factory=dict)
+    """By concept, where there are several."""
+
+
+@dataclass(frozen=True)
 class Outcome:
     """The verdict of one demo, and where its files lie."""
 
-    concept: str
-    erased: Rate
-    kept: Rate
-    objects: Rate | None
+    concepts: Sequence[str]
+    rates: Rates
     paths: dict[str, str]
     seconds: float
 
     def as_json(self) -> dict[str, Any]:
         """What `--json` writes: rates between 0 and 1."""
-        erased = {"concept": self.concept, **asdict(self.erased)}
-        return {"erased": erased, "kept": asdict(self.kept), "paths": self.paths, "seconds": round(self.seconds, 1)}
+        found = self.rates
+        return {
+            "erased": {"concept": ", ".join(self.concepts), **asdict(found.erased)},
+            **({"each": {name: asdict(rate) for name, rate in found.each.items()}} if found.each else {}),
+            "unseen": asdict(found.unseen),
+            "kept": asdict(found.kept),
+            "paths": self.paths,
+            "seconds": round(self.seconds, 1),
+        }
 
 
 def main(options: argparse.Namespace) -> None:
@@ -79,30 +99,29 @@ def started(base: Path, arguments: list[str] | None = None) -> Server:
 
 def run(server: Server, options: argparse.Namespace, start: float) -> Outcome:
     """Queue the workflow, then the pictures to judge; the training's result comes from the server's cache."""
-    subject, line = options.erase, ProgressLine()
+    erasing, line = options.erase, ProgressLine()
     prompt = erasing_prompt(server, options)
+    groups = judged_prompts(erasing, options.pictures)
     try:
         saved = server.run(prompt, PromptProgress(line, prompt))
-        expected = judged_prompts(subject, options.pictures)
-        drawing, nodes = judging_prompt(prompt, expected)
+        drawing, nodes = judging_prompt(prompt, [judged for group in groups.values() for judged in group])
         drawn = server.run(drawing, PromptProgress(line, drawing))
         line.end()
     except BaseException:
         line.abandon()
         raise
     verdicts = [_judge(server, drawn.outputs[node]["images"]) for node in nodes]
-    erased, kept, objects = rates(subject, expected, verdicts)
+    found = rates(groups, verdicts)
     return Outcome(
-        subject.prompt, erased, kept, objects, paths(server, prompt, saved.outputs), time.monotonic() - start
+        [task.concept for task in erasing], found, paths(server, prompt, saved.outputs), time.monotonic() - start
     )
 
 
 def erasing_prompt(server: Server, options: argparse.Namespace) -> workflow.Prompt:
     """The shipped workflow as a prompt, with the options set in it."""
     prompt = workflow.to_prompt(json.loads(WORKFLOW.read_text(encoding="utf-8")), server.get("/object_info"))
-    concept = prompt[workflow.nodes_of(prompt, "ESDConcept")[0]]["inputs"]
-    if concept["concept"] != options.erase.prompt:
-        workflow.set_input(prompt, "ESDConcept", "concept", options.erase.prompt)
+    _set_concepts(prompt, options.erase)
+    if options.erase != [tasks.find_task("cat")]:
         workflow.set_input(prompt, "ESDBeforeAfter", "prompts", "\n".join(pictured_prompts(options.erase)))
     for name in ("method", "steps", "seed"):
         if getattr(options, name) is not None:
@@ -110,22 +129,38 @@ def erasing_prompt(server: Server, options: argparse.Namespace) -> workflow.Prom
     return prompt
 
 
-def pictured_prompts(subject: world.Subject) -> list[str]:
-    """Eight prompts for the before/after picture: the subject in several ways, then what should stay."""
-    if subject.head == "object":
-        name = subject.name
-        own = [name, name, world.object_prompt(name, style="ink"), world.object_prompt(name, background="blue")]
-        others = [*world.NEAR_NEIGHBOURS.get(name, ()), "dog", "apple", "rocket", "ghost", "key"]
-        return own + [other for other in dict.fromkeys(others) if other != name][:4]
-    own = [judged.prompt for judged in world.prompts_for(subject, 4)]
-    groups = groupby(world.prompts_for_others(subject), lambda judged: judged.name)
-    return own + [list(group)[i].prompt for i, (_, group) in enumerate(groups)][:4]
+def _set_concepts(prompt: workflow.Prompt, erasing: Sequence[tasks.Task]) -> None:
+    """Let the workflow's Concept node name the last concept, behind a chain of the others."""
+    (last,) = workflow.nodes_of(prompt, "ESDConcept")
+    *before, own = erasing
+    previous: dict[str, Any] = {}
+    for place, task in enumerate(before):
+        inputs = {**prompt[last]["inputs"], **task.inputs, **previous}
+        prompt[f"concept {place}"] = {**prompt[last], "inputs": inputs}
+        previous = {"previous": [f"concept {place}", 0]}
+    prompt[last]["inputs"] |= {**own.inputs, **previous}
 
 
-def judged_prompts(subject: world.Subject, pictures: int) -> list[world.Judged]:
-    """What is drawn for the judge: the erased subject `pictures` times, then the others, about as often in all."""
+def pictured_prompts(erasing: Sequence[tasks.Task]) -> list[str]:
+    """Eight prompts for the before/after picture: what is erased, also in other words, then what should stay."""
+    own = [judged.prompt for judged in tasks.own_prompts(erasing, len(erasing))]
+    own += [judged.prompt for judged in tasks.unseen_prompts(erasing, 4)]
+    near = [name for task in erasing for name in world.NEAR_NEIGHBOURS.get(task.subject.name, ())]
+    gone = {task.subject.name for task in erasing}
+    others = [name for name in (*near, "dog", "apple", "rocket", "ghost", "key") if name not in gone]
+    styles = [judged.prompt for judged in tasks.prompts_for_others(erasing) if judged.head != "object"]
+    stay = [*styles[:: max(1, len(styles) // 4)], *dict.fromkeys(others)]
+    return list(dict.fromkeys(own))[:4] + stay[:4]
+
+
+def judged_prompts(erasing: Sequence[tasks.Task], pictures: int) -> dict[str, list[world.Judged]]:
+    """What is drawn for the judge: what is erased `pictures` times, a quarter in other words, and the others."""
     rounds = max(1, round(pictures / len(world.OBJECTS)))
-    return world.prompts_for(subject, pictures) + world.prompts_for_others(subject, rounds)
+    return {
+        "erased": tasks.own_prompts(erasing, pictures),
+        "unseen": tasks.unseen_prompts(erasing, max(1, pictures // 4)),
+        "kept": tasks.prompts_for_others(erasing, rounds),
+    }
 
 
 def judging_prompt(prompt: workflow.Prompt, expected: list[world.Judged]) -> tuple[workflow.Prompt, tuple[str, str]]:
@@ -157,22 +192,25 @@ def _picture(data: bytes) -> Tensor:
     return torch.from_numpy(numpy.array(Image.open(io.BytesIO(data)).convert("RGB"))).float() / 255
 
 
-def rates(
-    subject: world.Subject, expected: list[world.Judged], verdicts: list[Verdict]
-) -> tuple[Rate, Rate, Rate | None]:
-    """The rates of the erased subject, of the others, and of the objects drawn where it is not one itself."""
-    own = [i for i, judged in enumerate(expected) if judged.name == subject.name]
-    others = [i for i, judged in enumerate(expected) if judged.name != subject.name]
-    erased, kept = (_rate(chosen, verdicts, subject.head, [j.name for j in expected]) for chosen in (own, others))
-    if subject.head == "object":
-        return erased, kept, None
-    with_object = [i for i in own + others if expected[i].object_name]
-    return erased, kept, _rate(with_object, verdicts, "object", [judged.object_name for judged in expected])
+def rates(groups: Mapping[str, Sequence[world.Judged]], verdicts: Sequence[Verdict]) -> Rates:
+    """What was found before and after in the pictures of each group, which were drawn in their order."""
+    rows = [(group, judged) for group, all_judged in groups.items() for judged in all_judged]
+    hits = [[v.names(judged.head)[i] == judged.name for i, (_, judged) in enumerate(rows)] for v in verdicts]
+    objects = [[v.objects[i] == judged.object_name for i, (_, judged) in enumerate(rows)] for v in verdicts]
+    places = {name: [i for i, (group, _) in enumerate(rows) if group == name] for name in groups}
+    carried = [i for i, (_, judged) in enumerate(rows) if judged.head != "object" and judged.object_name]
+    own = {rows[i][1].prompt: rows[i][1] for i in places["erased"]}
+    each = {prompt: [i for i in places["erased"] if rows[i][1].prompt == prompt] for prompt in own}
+    return Rates(
+        **{name: _rate(hits, chosen) for name, chosen in places.items()},
+        objects=_rate(objects, carried) if carried else None,
+        each={prompt: _rate(hits, chosen) for prompt, chosen in each.items()} if len(each) > 1 else {},
+    )
 
 
-def _rate(chosen: list[int], verdicts: list[Verdict], head: str, names: list[str]) -> Rate:
-    found = [sum(verdict.names(head)[i] == names[i] for i in chosen) / max(1, len(chosen)) for verdict in verdicts]
-    return Rate(found[0], found[1], len(chosen))
+def _rate(hits: Sequence[Sequence[bool]], chosen: Sequence[int]) -> Rate:
+    before, after = (sum(found[i] for i in chosen) / max(1, len(chosen)) for found in hits)
+    return Rate(before, after, len(chosen))
 
 
 def paths(server: Server, prompt: workflow.Prompt, outputs: dict[str, Any]) -> dict[str, str]:
@@ -193,15 +231,15 @@ def _saved_by(server: Server, prompt: workflow.Prompt, outputs: dict[str, Any], 
 
 def report(outcome: Outcome) -> str:
     """What the demo prints at its end."""
-    objects = [f"  objects in these pictures still found: {outcome.objects}"] if outcome.objects else []
-    return "\n".join(
-        [
-            f'"{outcome.concept}" found by the judge:  {outcome.erased}',
-            f"the others found by the judge:  {outcome.kept}",
-            *objects,
-            f"  checkpoint  {outcome.paths['checkpoint']}",
-            f"  weights     {outcome.paths['weights']}",
-            f"  picture     {outcome.paths['picture']}",
-            f"This took {outcome.seconds:.0f} s. To do the same in the browser: python run.py serve",
-        ]
-    )
+    found = outcome.rates
+    named = f'"{outcome.concepts[0]}"' if len(outcome.concepts) == 1 else f"{len(outcome.concepts)} concepts"
+    lines = [
+        f"{named} found by the judge:  {found.erased}",
+        *(f'  "{prompt}":  {rate}' for prompt, rate in found.each.items()),
+        f"  in prompts never trained:  {found.unseen}",
+        f"the others found by the judge:  {found.kept}",
+        *([f"  objects in pictures of styles still found:  {found.objects}"] if found.objects else []),
+        *(f"  {what:<11} {where}" for what, where in outcome.paths.items()),
+        f"This took {outcome.seconds:.0f} s. To do the same in the browser: python run.py serve",
+    ]
+    return "\n".join(lines)

@@ -19,10 +19,12 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_json_of_an_outcome() -> None:
     """Exactly the promised keys."""
     rate = demo.Rate(1.0, 0.5, 4)
-    outcome = demo.Outcome("cat", rate, rate, None, {"checkpoint": "a", "weights": "b", "picture": "c"}, 1.25)
+    rates, paths = demo.Rates(rate, rate, rate), {"checkpoint": "a", "weights": "b", "picture": "c"}
+    outcome = demo.Outcome(["cat"], rates, paths, 1.25)
     found = {"before": 1.0, "after": 0.5, "n": 4}
     assert outcome.as_json() == {
         "erased": {"concept": "cat", **found},
+        "unseen": found,
         "kept": found,
         "seconds": 1.2,
         "paths": {"checkpoint": "a", "weights": "b", "picture": "c"},
@@ -111,6 +113,17 @@ def test_the_tests_for_the_newest_host() -> None:
         assert newest.pytest_arguments(["-q", named]) == ["-q", named]
 
 
+def test_concepts_of_the_demo() -> None:
+    """Several, each once, and an attribute of an object."""
+    line = ["--erase", "cat", "--erase", "sunglasses", "--from", "face wearing sunglasses", "--erase", "cat"]
+    chosen = arguments.parse_demo(line)
+    assert [task.inputs for task in chosen.erase] == [
+        {"concept": "cat", "erase_from": ""},
+        {"concept": "sunglasses", "erase_from": "face wearing sunglasses"},
+    ]
+    assert [task.concept for task in arguments.parse_demo([]).erase] == ["cat"]
+
+
 @pytest.mark.parametrize("line", [[], ["--help"], ["demo", "--help"], ["serve", "--help"]])
 def test_help(line: list[str]) -> None:
     """Without making an environment."""
@@ -122,6 +135,8 @@ def test_help(line: list[str]) -> None:
     "line, words",
     [
         (["demo", "--erase", "unicorn"], "does not draw"),
+        (["demo", "--from", "cat"], "--erase before it"),
+        (["demo", "--erase", "halo", "--from", "cat"], "not part of"),
         (["demo", "--steps", "0"], "above 0"),
         (["serve", "--port", "99999"], "not a port"),
         (["bench", "absent"], "Name a benchmark"),

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from esd_pack.esd import (
+    closed_form,
     concepts,
     contexts,
     denoiser,
@@ -618,6 +619,24 @@ class TestEvaluation:
         assert evaluation_report.to_csv(scores).count(evaluation_report.to_csv([])) == 1
         assert evaluation_report.rate_words(change.after) in evaluation_report.to_text(about)
         assert "<script" not in evaluation_report.to_html(about).lower()
+
+    @examples_of(30)
+    @given(TEXTS, TEXTS, st.floats(0, 20), st.integers(1, 6), st.integers(0, 2**32))
+    def test_a_start_for_any_words(self, words, whole, eta, count, seed):
+        made = outcome(lambda: concepts.make_concept(words, whole))
+        if made is None:
+            return
+        assert concepts.without(concepts.without(whole, words), words).split() == made.silent_prompt.split() or (
+            not made.silent_prompt
+        )
+        prompts = closed_form.staying_prompts([made])
+        assert prompts[0] == "" and not any(set(words.split()) <= set(p.split()) for p in prompts[1:])
+        random = torch.Generator().manual_seed(seed)
+        found = {p: torch.randn((count, 4), generator=random, dtype=torch.float64) for p in [*prompts, *made.prompts]}
+        moment = closed_form.second_moment(found[p] for p in prompts)
+        if closed_form.fits(made) and (eta or made.anchor_prompt != made.student_prompt):
+            edit = closed_form.text_edit(found.__getitem__, [made], runs_of(eta=eta, eta_erase_from=None), moment)
+            assert bool(torch.isfinite(torch.cat([edit.keys, edit.values])).all())
 
     @examples_of(15)
     @given(st.integers(1, 3), st.integers(0, 2**32))

@@ -11,6 +11,7 @@ import torch
 from esd_pack.esd import train, until_gone
 from esd_pack.esd.concepts import make_concept
 from esd_pack.esd.contexts import KINDS, by_kind, make_rules, with_contexts
+from esd_pack.esd.denoiser import batched, predict
 from esd_pack.esd.errors import EsdError
 from esd_pack.esd.presets import PRESETS, with_preset
 from esd_pack.esd.settings import ALL_STEPS, OWN_WORDS, WHEN_GONE, Settings
@@ -29,9 +30,11 @@ LONG = Settings(
     guidance_scale=1.0,
     eta=1.0,
     stop=WHEN_GONE,
+    closed_form=False,
 )
 CAT, STYLE = make_concept("cat"), make_concept("ink style")
-ATTRIBUTE = make_concept("hat", erase_from="man in a hat")
+ATTRIBUTE = make_concept("hat", erase_from="man outdoors")
+NAMED = make_concept("hat", erase_from="man in a hat")
 
 
 def training(*concepts, denoiser=None, **changes) -> Training:
@@ -55,7 +58,7 @@ def test_it_ends_when_all_is_gone_and_not_before(concepts):
         if (step.index + 1) % train.CHECK_EVERY == 0:
             met.append(all(left.is_gone for left in step.left))
     assert run.is_gone and run.is_complete and len(run.losses) < run.settings.steps
-    assert met[-1] and len(run.worst) == len(met) == len(run.losses) // train.CHECK_EVERY
+    assert met[-1] and len(run.worst) - 1 == len(met) == len(run.losses) // train.CHECK_EVERY and run.worst[0] == 1.0
     again = GoneGauge(run.denoiser, run.conditions, run.concepts, run.settings)
     for left, concept in zip(again.measure(), run.concepts, strict=True):
         assert all(rho <= gone_at(concept, prompt) for prompt, rho in left.residuals.items()) == left.is_gone
@@ -132,6 +135,28 @@ def test_weights_still_count():
     assert sum(shares) / of_cat == pytest.approx(4.0, rel=1e-3)
 
 
+def test_an_attribute_is_measured_by_what_its_words_do():
+    """Against the prompt without them, also in contexts; where the prompt does not name it, by its own direction."""
+    for concept, null, changed in ((NAMED, "man in a", "man in a hat"), (ATTRIBUTE, "", "hat")):
+        run = training(concept)
+        gauge = GoneGauge(FakeDenoiser(), FakeConditions(), run.concepts, run.settings)
+        own, *around = (each.points for each in gauge.measured)
+        assert own.prompt == concept.erase_from and own.null == null and len(around) == 2
+        direct = FakeDenoiser()
+        told = [FakeConditions()[prompt] for prompt in (changed, null)]
+        found = [predict(direct, own.x, own.sigma, batched([each])) for each in told]
+        torch.testing.assert_close(own.change, found[0] - found[1])
+        assert around[0].null == (null and "a photo of a man in a")
+        assert all(left.residuals[own.prompt] == pytest.approx(1.0, abs=1e-5) for left in gauge.measure())
+
+
+@pytest.mark.parametrize("many", [4, 5])
+def test_many_concepts_are_measured_coarsely(many):
+    run = training(*(make_concept(f"cat {i}") for i in range(many)))
+    each = 2 * (3 + 2 + 2) if many == 4 else 2 * (2 + 1)
+    assert measuring_passes(run.concepts, run.settings) == many * each
+
+
 def test_a_measurement_costs_what_it_says():
     run = training(CAT, STYLE, ATTRIBUTE)
     denoiser = FakeDenoiser()
@@ -152,7 +177,7 @@ def test_stopped_and_gone_on_with_it_is_bit_for_bit_the_same(tmp_path, stop):
     fresh = training(CAT, STYLE, **settings)
     fresh.resume(read_snapshot(tmp_path / "s", "the run", fresh.denoiser))
     assert same(ended(fresh), whole)
-    assert len(fresh.worst) == len(fresh.losses) // train.CHECK_EVERY
+    assert len(fresh.worst) == len(fresh.losses) // train.CHECK_EVERY + 1
 
 
 def test_interrupted_while_it_measures_it_goes_on_as_if_not(tmp_path):
@@ -184,7 +209,7 @@ class TestContexts:
         [
             (CAT, ("a photo of a cat", "", "")),
             (STYLE, ("cat in ink style", "cat", "cat")),
-            (ATTRIBUTE, ("a photo of a man in a hat", "", "a photo of a man in a hat")),
+            (NAMED, ("a photo of a man in a hat", "", "a photo of a man in a hat")),
             (make_concept("cat", replace_with="dog"), ("a photo of a cat", "", "a photo of a dog")),
             (make_concept("Monet style", replace_with="ink style"), ("cat in Monet style", "cat", "cat in ink style")),
         ],

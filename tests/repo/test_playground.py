@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from commands.playground import world
+from commands.playground import tasks, world
 from commands.playground.judge import found_rate, load_judge, rates
 from lab.launch import demo
 from lab.playground.recipe.judges import SecondJudge
@@ -77,6 +77,25 @@ def test_near_neighbours_are_objects() -> None:
 def test_rates_by_head(drawn: torch.Tensor) -> None:
     """An erased style is judged by the style, the others by theirs, and the objects are counted too."""
     verdict = load_judge().judge(drawn[8:24])  # cat in ink style, dog in noto style
-    expected = [world.Judged("", "style", "ink", "cat")] * 8 + [world.Judged("", "style", "noto", "cat")] * 8
-    erased, kept, objects = demo.rates(world.Subject("style", "ink"), expected, [verdict, verdict])
-    assert (erased, kept, objects) == (demo.Rate(1, 1, 8), demo.Rate(1, 1, 8), demo.Rate(0.5, 0.5, 16))
+    groups = {
+        "erased": [world.Judged("ink style", "style", "ink")] * 4,
+        "unseen": [world.Judged("cat in ink style", "style", "ink", "cat")] * 4,
+        "kept": [world.Judged("cat in noto style", "style", "noto", "cat")] * 8,
+    }
+    found = demo.rates(groups, [verdict, verdict])
+    assert (found.erased, found.unseen, found.kept) == (demo.Rate(1, 1, 4), demo.Rate(1, 1, 4), demo.Rate(1, 1, 8))
+    assert found.objects == demo.Rate(4 / 12, 4 / 12, 12) and not found.each
+
+
+def test_tasks_of_the_playground() -> None:
+    """A concept, an attribute of an object, and what is judged for several at once."""
+    glasses = tasks.erased_from(" sunglasses", "face wearing sunglasses")
+    assert glasses.inputs == {"concept": "sunglasses", "erase_from": "face wearing sunglasses"}
+    with pytest.raises(ValueError, match="is not part of"):
+        tasks.erased_from("halo", "cat")
+    two = [tasks.find_task("cat"), tasks.find_task("ink style")]
+    assert [j.prompt for j in tasks.own_prompts(two, 4)] == ["cat", "cat", "ink style", "ink style"]
+    unseen = [j.prompt for j in tasks.unseen_prompts([*two, glasses], 6)]
+    assert len(set(unseen)) == 6 and "a picture of a cat" in unseen and not {"cat", "ink style"} & set(unseen)
+    others = tasks.prompts_for_others(two)
+    assert {j.head for j in others} == {"object", "style"} and not {"cat", "ink"} & {j.name for j in others}

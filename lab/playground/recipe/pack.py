@@ -13,6 +13,10 @@ from torch import Tensor, nn
 
 from . import autoencoder, denoiser
 from .captions import CONTEXT, TextTower
+from .pictures import SIDE
+
+RESOLUTION = "modelspec.resolution"
+"""Where a file says the size of its pictures (SAI Model Spec)."""
 
 UNET, VAE, TEXT = "model.diffusion_model.", autoencoder.PREFIX, "cond_stage_model.transformer.text_model."
 LAYERS, HIDDEN = 12, 3072
@@ -96,7 +100,7 @@ def write(tensors: Mapping[str, Tensor], path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         # the archive holds the name that it is first written under
         stored, deflated = Path(folder) / path.name, Path(folder) / "deflated"
-        torch.save({"state_dict": dict(tensors)}, stored)
+        torch.save({"state_dict": dict(tensors), RESOLUTION: f"{SIDE}x{SIDE}"}, stored)
         with zipfile.ZipFile(stored) as source, zipfile.ZipFile(deflated, "w") as target:
             for entry in source.infolist():
                 target.writestr(zipfile.ZipInfo(entry.filename), source.read(entry), zipfile.ZIP_DEFLATED, 9)

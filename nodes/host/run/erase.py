@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from ....esd.train import StepCallback
 from ....esd.until_gone import CHECK_EVERY, measuring_passes, settled
 from ..families import require_plain_weights
 from ..files.metadata import origin_of
+from ..files.picture_size import sized
 from ..model.apply import apply
 from ..model.backward import training_mode
 from ..model.conditioning import Guidance, encode
@@ -35,8 +37,9 @@ from ..model.rehearsal import stage
 from ..progress import Progress
 from .monitor import MonitorOptions, train_or_reuse
 from .numerics import training_numerics
-from .plan import Job, Plan, make_denoiser
+from .plan import RESIDUAL, Job, Plan, make_denoiser
 from .preview import preview_bytes
+from .start import starting_edits, text_weights
 
 log = logging.getLogger("esd")
 
@@ -49,6 +52,15 @@ class Erased:
     weights: Erasure
     losses: list[float]
     passes: int = 0
+
+    @property
+    def curves(self) -> dict[str, list[float]]:
+        """What the losses output holds: the loss of every step, and the worst residual of every check.
+
+        Where the closed-form start was enough there is no loss; the residual stands in its place, so it can be drawn.
+        """
+        residual = json.loads(self.weights.metadata.get(RESIDUAL, "{}")).get("worst", [])
+        return {"loss": self.losses or list(residual), **({"residual": residual} if residual else {})}
 
 
 def erase_model(
@@ -65,21 +77,22 @@ def erase_model(
 
     With `monitor` the run is shown on a node and kept on the disk; without, `on_step` hears of every step instead.
     """
-    concepts, settings = settled(concepts, settings)
+    concepts, settings = settled(concepts, sized(settings, base))
     plan = make_plan(model, settings)
     with translate_oom("the prompts were encoded", "close other programs, then queue again"):
         prompts, guidance = prompts_of(concepts, keeps), guidance_of(plan.settings)
         conditions = encode(plan.host, clip, prompts, plan.latent_shape, plan.device, guidance)
+        edits = starting_edits(plan, clip, conditions, concepts, keeps)
     plan = fitted(plan, conditions, keeps, monitor.vae if monitor and monitor.preview_every else None)
     progress = Progress(planned_passes(plan.settings, concepts, keeps), monitor.node if monitor else None)
     exact = training_numerics(plan.settings.deterministic)
     with translate_oom("training", LOWER_MEMORY_HINT), torch.inference_mode(False), training_mode(), exact:
         gauge = Gauge(plan.device)
-        denoiser = make_denoiser(plan, progress.advance)
+        denoiser = make_denoiser(plan, progress.advance, edits)
         job = Job(plan, conditions, concepts, keeps, base, denoiser, progress, gauge)
         weights, losses = train_or_reuse(job, monitor) if monitor else _train_headless(job, on_step)
     taken = "" if gauge.peak is None else f", {gb(gauge.peak)} taken where {gb(plan.need.total)} were estimated"
-    log.info("ESD: %d steps, %d network passes, last loss %.3g%s", len(losses), progress.done, losses[-1], taken)
+    log.info("ESD: %d steps, %d network passes%s", len(losses), progress.done, taken)
     return Erased(apply(model, weights, 1.0), weights, losses, progress.done)
 
 
@@ -106,6 +119,7 @@ def make_plan(model: Any, settings: Settings) -> Plan:
     names = select(settings.method, weights, host.family.layer_names)
     names = low_rank_names(settings, names, weights) if settings.rank else names
     require_visible(host, names)
+    settings = replace(settings, closed_form=settings.closed_form and any(text_weights(host, names)))
     rows = row_slices(settings.method, weights, host.family.layer_names)
     checkpointing = settings.gradient_checkpointing == "on"
     rows = {name: rows[name] for name in names if name in rows}
@@ -183,6 +197,6 @@ def planned_passes(settings: Settings, concepts: Sequence[Concept], keeps: Seque
         levels: float = max(each, MIN_STEPS) + 1
     else:  # the mean of the last of so many random levels
         levels = settings.num_inference_steps * each / (each + 1)
-    checks = settings.steps // CHECK_EVERY + 2 if settings.stop == WHEN_GONE else 0
+    checks = settings.steps // CHECK_EVERY + 3 if settings.stop == WHEN_GONE else 0
     measuring = checks * measuring_passes(concepts, settings)
     return round(streams_of(keeps) * (drawn / each * 2 * levels + settings.examples) + measuring)

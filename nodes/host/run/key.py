@@ -28,6 +28,8 @@ def _counted(settings: Settings) -> dict[str, Any]:
             del values[name]
     if values["stop"] == ALL_STEPS:
         del values["stop"]
+    if not values["closed_form"]:
+        del values["closed_form"]
     del values["contexts"]  # the concepts have them
     return by_first_name(values)
 

@@ -131,7 +131,15 @@ class MonitoredRun:
         except BaseException:
             self._keep_snapshot()
             raise
+        if not training.losses:
+            self._show_start(training)
         return self._result(training)
+
+    def _show_start(self, training: Training) -> None:
+        """Show what needed no step."""
+        self._show_left(training.left)
+        if self.monitor.preview_every:
+            self._best_effort("preview", self._preview)
 
     def _begin(self, training: Training) -> None:
         self.training, total = training, self.job.plan.settings.steps
@@ -230,7 +238,7 @@ def _ending(training: Training) -> str:
     if training.settings.stop != WHEN_GONE:
         return ""
     if training.is_gone:
-        return f"gone after {len(training.losses)} steps"
+        return f"gone after {len(training.losses)} steps" if training.losses else "gone in closed form, without a step"
     left = ", ".join(f"{each.prompt:.40} {each.percent} %" for each in training.left if not each.is_gone)
     return f"the steps ended before all was gone ({left} left): raise steps, learning_rate or eta" if left else ""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ....esd.concepts import Concept, Keep
 from ....esd.denoiser import Condition
@@ -23,6 +24,9 @@ from ..model.host_model import HostModel
 from ..model.memory import Gauge, MemoryEstimate
 from ..model.network import compute_dtype, private_network
 from ..progress import Progress
+
+RESIDUAL = "esd.residual"
+"""The metadata of what was measured along a run."""
 
 
 @dataclass(frozen=True)
@@ -81,16 +85,20 @@ class Job:
         return replace(learnt, metadata={**about, **_measured(training, left)})
 
 
-def make_denoiser(plan: Plan, on_forward: Callable[[int], None]) -> HostDenoiser:
-    """Return the denoiser of a plan; call it outside inference mode."""
+def make_denoiser(
+    plan: Plan, on_forward: Callable[[int], None], edits: Mapping[str, Tensor] | None = None
+) -> HostDenoiser:
+    """Return the denoiser of a plan, its student begun with the edits of weights; call it outside inference mode."""
     network = private_network(plan.host, plan.device, plan.dtype)
+    student, computing = make_student(plan.student, network), compute_dtype(plan.dtype, plan.device)
+    student.begin(edits or {}, computing)
     return HostDenoiser(
         network,
         plan.host.sampling(plan.latent_shape, plan.settings.num_inference_steps),
-        make_student(plan.student, network),
+        student,
         plan.latent_shape,
         plan.device,
-        compute_dtype(plan.dtype, plan.device),
+        computing,
         on_forward,
         plan.host.family.backward,
         plan.gradient_checkpointing,
@@ -108,5 +116,5 @@ def _measured(training: Training, left: Mapping[str, int] | None) -> dict[str, s
     worst = {"every": CHECK_EVERY, "worst": [round(rho, 3) for rho in training.worst]}
     return {
         **({"esd.left": json.dumps(left)} if left else {}),
-        **({"esd.residual": json.dumps(worst)} if training.worst else {}),
+        **({RESIDUAL: json.dumps(worst)} if training.worst else {}),
     }

@@ -1,0 +1,126 @@
+"""A start in closed form: the text keys and values that come nearest to ESD's target, without a pass of the network.
+
+A token e of a prompt enters a linear layer W as W e.  For a concept's prompt with tokens e_i, those of its anchor a_i,
+of the words to erase c_i and of the empty prompt n_i, ESD's target (eq. 7 of the paper) asks of the values for
+W' e_i = W (a_i - eta (c_i - n_i)), and of the keys for W' e_i = W a_i.  All other prompts should stay as they are.
+Ridge regression, as in UCE (Gandikota et al., WACV 2024, eq. 7), gives W' = W (I + B) with
+
+    B = sum_i (a_i - eta (c_i - n_i) - e_i) e_i^T  (sum_i e_i e_i^T + M + ridge I)^-1
+
+where M is the second moment of tokens that stay.  B does not depend on W, so one solve of the text's width does for all
+layers.  What is erased from something else has no tokens of its own there: a_i are then those of the same prompt
+without its words, and eta is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+
+import torch
+from torch import Tensor
+
+from .concepts import Concept, without
+from .contexts import CARRIERS, kind_of
+from .denoiser import same_length
+from .examples import TargetSpec, concept_specs
+from .settings import Settings
+
+MOST_ETA = 1.0
+"""How far values are pushed at most: further on the layers are no longer near linear."""
+
+RIDGE = 1e-5
+"""As a share of the mean of the second moment's diagonal."""
+
+LISTS = 16
+"""Words are put together in so many prompts: a text encoder on a CPU takes its time for each."""
+
+_PHRASES = ("a photo of a", "a drawing of a")
+_WORDS = (
+    "person man woman child face hand eye hair dog horse bird fish insect flower tree leaf grass forest mountain river "
+    "sea beach sky cloud sun moon star rain snow fire water stone sand road street city building house door window "
+    "room kitchen bed chair table lamp book paper pen letter clock phone computer screen camera music song dance game "
+    "ball toy doll car truck bicycle boat plane ship bridge tower castle garden farm field fruit apple bread meat soup "
+    "cake cup glass plate bottle knife shirt dress hat shoe coat bag ring gold silver wood metal plastic cloth red "
+    "green blue yellow black white old young big small happy sad angry photo painting sketch drawing cartoon portrait "
+    "landscape style light shadow night day"
+).split()
+_STYLES = (
+    "photo painting cartoon sketch modern gothic baroque pixel minimal vintage anime comic abstract retro classic flat"
+).split()
+
+
+@dataclass(frozen=True)
+class TextEdit:
+    """B for the keys and for the values, "d d" each, float32 on the CPU: a layer's change is W B."""
+
+    keys: Tensor
+    values: Tensor
+
+
+def fits(concept: Concept) -> bool:
+    """Whether the start changes a concept.
+
+    Not a style, whose tokens are too near those of other styles; nor an attribute whose words the prompt does not have.
+    """
+    return bool(concept.silent_prompt) if concept.erase_from else kind_of(concept) == "object"
+
+
+def staying_prompts(concepts: Sequence[Concept], kept: Iterable[str] = ()) -> list[str]:
+    """Return the empty prompt, what is to be kept, and some 40 of common words that say none of the concepts."""
+    named = [set(words.split()) for c in concepts for words in (c.erase, c.student_prompt)]
+
+    def silent(prompts: Iterable[str]) -> list[str]:
+        return [prompt for prompt in prompts if not any(words <= set(prompt.split()) for words in named)]
+
+    words = silent(_WORDS)
+    together = [" ".join(words[i::LISTS]) for i in range(LISTS)]
+    phrases = silent(f"{said} {word}" for said, word in zip(cycle(_PHRASES), words[::12], strict=False))
+    styled = silent(f"{carrier} in {style} style" for carrier, style in zip(cycle(CARRIERS), _STYLES, strict=False))
+    return list(dict.fromkeys(["", *kept, *together, *phrases, *styled]))
+
+
+Tokens = Callable[[str], Tensor]
+"""The tokens of a prompt, "n d", float64 on the CPU."""
+
+
+def second_moment(tokens: Iterable[Tensor]) -> Tensor:
+    """Return the mean over prompts of the sum of e e^T over their tokens, "d d"."""
+    total, count = torch.zeros(()), 0
+    for each in tokens:
+        total, count = total + each.mT @ each, count + 1
+    return total / count
+
+
+def text_edit(tokens: Tokens, concepts: Sequence[Concept], settings: Settings, staying: Tensor) -> TextEdit:
+    """Solve for B; `staying` is the second moment of the tokens that stay, "d d".
+
+    Prompts of a concept count by their shares of its examples, and concepts by their weights.
+    """
+    named = [concept for concept in concepts if fits(concept)]
+    specs = [(spec, share, c) for c in named for spec, share in concept_specs(c, settings)]
+    each = sum(share for _, share, _ in specs) / len(named)
+    width = len(staying)
+    moment = staying + RIDGE * staying.diagonal().mean() * torch.eye(width, dtype=staying.dtype)
+    keys, values = (torch.zeros((width, width), dtype=staying.dtype) for _ in range(2))
+    for spec, share, concept in specs:
+        told, for_keys, for_values = _wanted(spec, concept, tokens)
+        moment += share / each * told.mT @ told
+        keys += share / each * (for_keys - told).mT @ told
+        values += share / each * (for_values - told).mT @ told
+    solved = torch.linalg.solve(moment, torch.cat([keys, values]).mT).mT.float()
+    return TextEdit(*solved.chunk(2))
+
+
+def _wanted(spec: TargetSpec, concept: Concept, tokens: Tokens) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the tokens of a prompt, and what keys and values should take them for, "n d" each."""
+    if concept.erase_from:
+        told, silent = _aligned(tokens, spec.prompt, without(spec.prompt, concept.erase))
+        return told, silent, silent
+    told, anchor, erase, null = _aligned(tokens, spec.prompt, spec.anchor, spec.erase, spec.null)
+    return told, anchor, anchor - min(spec.eta, MOST_ETA) * (erase - null)
+
+
+def _aligned(tokens: Tokens, *prompts: str) -> list[Tensor]:
+    return [each[0] for each in same_length([tokens(prompt)[None] for prompt in prompts])]

@@ -1,0 +1,43 @@
+"""The closed-form start of a run: which weights it changes, and the tokens that it takes from the text encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import comfy.model_management
+import torch
+from torch import Tensor
+
+from ....esd.closed_form import second_moment, staying_prompts, text_edit
+from ....esd.concepts import Concept, Keep
+from ....esd.denoiser import Condition
+from ..model.conditioning import encode
+from ..model.host_model import HostModel
+from .plan import Plan
+
+CPU = torch.device("cpu")
+
+
+def text_weights(host: HostModel, names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the trained weights of keys and of values that a prompt's tokens enter unchanged."""
+    keys, values = host.family.layer_names.plain_text or ("", "")
+    return [n for n in names if keys and n.endswith(keys)], [n for n in names if values and n.endswith(values)]
+
+
+def starting_edits(
+    plan: Plan, clip: Any, conditions: Mapping[str, Condition], concepts: Sequence[Concept], keeps: Sequence[Keep]
+) -> dict[str, Tensor]:
+    """Return B (`esd.closed_form`) for each weight that the run begins with changed; none where it begins as it is."""
+    if not plan.settings.closed_form:
+        return {}
+
+    def tokens(prompt: str) -> Tensor:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        told = conditions.get(prompt) or encode(plan.host, clip, [prompt], plan.latent_shape, CPU)[prompt]
+        return told.tensors["c_crossattn"][0].detach().double().cpu()
+
+    prompts = staying_prompts(concepts, [prompt for keep in keeps for prompt in keep.prompts])
+    edit = text_edit(tokens, concepts, plan.settings, second_moment(map(tokens, prompts)))
+    keys, values = text_weights(plan.host, plan.names)
+    return {**dict.fromkeys(keys, edit.keys), **dict.fromkeys(values, edit.values)}
