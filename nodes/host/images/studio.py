@@ -80,7 +80,8 @@ class Studio:
         choice, negative = batch[0].drawing
         conditions = {words: self._encoded(words) for words in (negative, *(shot.row.prompt for shot in batch))}
         samples = [Sample(shot.row.prompt, shot.seed) for shot in batch]
-        seeded = replace(choice, seed=samples[0].seed)  # what a sampler's own noise starts from
+        own = min(samples[0].seed, SEEDS - 2)  # what a sampler's own noise starts from; the host counts one on
+        seeded = replace(choice, seed=own)
         start = time.perf_counter()
         pictures = draw_batch(self.model, self.vae, conditions, samples, seeded, self.progress, negative)
         made = (pictures[..., :3].detach().cpu().float().nan_to_num(0).clamp(0, 1) * 255).round().to(torch.uint8)
