@@ -46,7 +46,7 @@ def _erased(recipe: Recipe) -> Reference:
     from esd_pack.nodes.host.run import erase
 
     folder_paths.add_model_folder_path("checkpoints", str(CHECKPOINT.parent))
-    settings = Settings(**recipe.settings, **SIZE, precision="fp32")
+    settings = Settings(**recipe.settings, **SIZE, precision="fp32", closed_form=False)
     with torch.inference_mode():  # as the host runs its nodes
         loaded = load.load(CHECKPOINT.name)
         start = time.perf_counter()

@@ -54,18 +54,12 @@ def erase(server: talk.Address, recipe: Recipe, leavings: Leavings, memory: Memo
 def graph(info: Json, recipe: Recipe, precision: str) -> Json:
     """Return the prompt; pictures are drawn in the host's own choice of precision alone."""
     anew = random.randrange(10**4, 10**5)  # noqa: S311 - more than the steps: none is kept, and nothing is cached
-    run = {
-        "start": "start over",
-        "preview_every": 0,
-        "snapshot_every": anew,
-        "stop": "after all steps",
-        **recipe.settings,
-    }
+    run = {"start": "start over", "preview_every": 0, "snapshot_every": anew, **recipe.settings}
     links = {"model": ["load", 0], "clip": ["load", 1], "concepts": ["concept", 0], "settings": ["settings", 0]}
     prompt = {
         "load": new_node(info, "ESDLoadModel", ckpt_name=CHECKPOINT.name),
         "concept": new_node(info, "ESDConcept", concept=CONCEPT),
-        "settings": new_node(info, "ESDEraseSettings", precision=precision, **SIZE),
+        "settings": new_node(info, "ESDEraseSettings", precision=precision, closed_form=False, **SIZE),
         "erase": new_node(info, "ESDErase", **run, **links),
         "save": new_node(info, "ESDSaveErasure", weights=["erase", 1], filename_prefix=f"{FOLDER}/difference"),
     }

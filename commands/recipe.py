@@ -31,7 +31,7 @@ class Recipe:
     def settings(self) -> dict[str, Any]:
         """The Erase node's fields that count."""
         training = {"steps": self.steps, "learning_rate": DISTANCE / self.steps}
-        return {"method": "esd-x", "eta": 1.0, "seed": SEED, **training}
+        return {"method": "esd-x", "eta": 1.0, "seed": SEED, "stop": "after all steps", **training}
 
     def judged(self) -> list[world.Judged]:
         """Return what is drawn for the judge: the erased concept, then others, its neighbours first."""

@@ -9,7 +9,7 @@ Ridge regression, as in UCE (Gandikota et al., WACV 2024, eq. 7), gives W' = W (
 
 where M is the second moment of tokens that stay.  B does not depend on W, so one solve of the text's width does for all
 layers.  What is erased from something else has no tokens of its own there: a_i are then those of the same prompt
-without its words, and eta is 0.
+without its words, and eta is 0, as it is for what is replaced.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ RIDGE = 1e-5
 
 LISTS = 16
 """Words are put together in so many prompts: a text encoder on a CPU takes its time for each."""
+
+SIBLINGS = 12
+"""Every so many words, one stands in the place of an attribute."""
 
 _PHRASES = ("a photo of a", "a drawing of a")
 _WORDS = (
@@ -75,10 +78,18 @@ def staying_prompts(concepts: Sequence[Concept], kept: Iterable[str] = ()) -> li
         return [prompt for prompt in prompts if not any(words <= set(prompt.split()) for words in named)]
 
     words = silent(_WORDS)
+    siblings = silent(p for concept in concepts if concept.silent_prompt for p in _siblings(concept, words[::SIBLINGS]))
     together = [" ".join(words[i::LISTS]) for i in range(LISTS)]
     phrases = silent(f"{said} {word}" for said, word in zip(cycle(_PHRASES), words[::12], strict=False))
     styled = silent(f"{carrier} in {style} style" for carrier, style in zip(cycle(CARRIERS), _STYLES, strict=False))
-    return list(dict.fromkeys(["", *kept, *together, *phrases, *styled]))
+    return list(dict.fromkeys(["", *kept, *siblings, *together, *phrases, *styled]))
+
+
+def _siblings(concept: Concept, words: Iterable[str]) -> list[str]:
+    """Return what an attribute is erased from, with other words in the place of its own."""
+    article, space, _ = concept.erase.partition(" ")
+    start = f"{article} " if space and article in ("a", "an", "the") else ""
+    return [concept.erase_from.replace(concept.erase, f"{start}{word}") for word in words]
 
 
 Tokens = Callable[[str], Tensor]
@@ -119,7 +130,8 @@ def _wanted(spec: TargetSpec, concept: Concept, tokens: Tokens) -> tuple[Tensor,
         told, silent = _aligned(tokens, spec.prompt, without(spec.prompt, concept.erase))
         return told, silent, silent
     told, anchor, erase, null = _aligned(tokens, spec.prompt, spec.anchor, spec.erase, spec.null)
-    return told, anchor, anchor - min(spec.eta, MOST_ETA) * (erase - null)
+    eta = 0.0 if concept.replace_with else min(spec.eta, MOST_ETA)
+    return told, anchor, anchor - eta * (erase - null)
 
 
 def _aligned(tokens: Tokens, *prompts: str) -> list[Tensor]:

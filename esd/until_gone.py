@@ -37,8 +37,11 @@ class Closeness:
 
 CLOSE, COARSE = Closeness(3, 2, 2), Closeness(2, 1, 1)
 
-GONE = {"object": (-0.03, 0.2), "style": (-0.15, -0.03), "attribute": (0.02, 0.15)}
+GONE = {"object": (-0.03, 0.2), "style": (-0.15, -0.03), "attribute": (0.0, 0.15)}
+INSTEAD = (0.02, 0.15)
 """The residuals at which a concept of each kind is no longer drawn, under its own words and in its contexts.
+
+`INSTEAD` is for what is measured against a prompt that is drawn instead: without an attribute's words, or another.
 
 docs/quality.md has what judges found there.
 """
@@ -138,20 +141,20 @@ def _measured(concept: Concept, settings: Settings, close: Closeness) -> list[tu
     around = context_specs(concept, settings)
     chosen = around[:: max(1, len(around) // close.contexts)][: close.contexts]
     measured = [(target_spec(concept, settings), close.own), *((spec, close.context) for spec in chosen)]
-    if not concept.silent_prompt:
-        return measured
-    return [(_by_its_words(spec, concept), levels) for spec, levels in measured]
+    return [(_against_what_is_drawn(spec, concept), levels) for spec, levels in measured]
 
 
-def _by_its_words(spec: TargetSpec, concept: Concept) -> TargetSpec:
-    """Return what measures an attribute: what its words still do in a prompt that has them."""
-    silent = without(spec.prompt, concept.erase)
-    return replace(spec, anchor=silent, erase=spec.prompt, null=silent)
+def _against_what_is_drawn(spec: TargetSpec, concept: Concept) -> TargetSpec:
+    """Return what measures a concept: what its words still do that those drawn instead do not."""
+    if not (concept.silent_prompt or concept.replace_with):
+        return spec
+    instead = without(spec.prompt, concept.erase) if concept.silent_prompt else spec.anchor
+    return replace(spec, anchor=instead, erase=spec.prompt, null=instead)
 
 
 def gone_at(concept: Concept, prompt: str) -> float:
     """Return the residual at which a concept counts as gone under its own words, or in a context."""
-    own, around = GONE[kind_of(concept)]
+    own, around = INSTEAD if concept.silent_prompt or concept.replace_with else GONE[kind_of(concept)]
     return own if prompt == concept.student_prompt else around
 
 

@@ -34,7 +34,14 @@ STARTED_IN = Path.cwd()
 SIZE = {"width": 64, "height": 64}
 """The playground's pictures."""
 
-FIXED = {"steps": 200, "learning_rate": 1e-4, "eta": 1.0, "stop": "after all steps", "contexts": "own words"}
+FIXED = {
+    "steps": 200,
+    "learning_rate": 1e-4,
+    "eta": 1.0,
+    "stop": "after all steps",
+    "contexts": "own words",
+    "closed_form": False,
+}
 """A run of a fixed length under the own words, for figures that are compared; `bench defaults` has the defaults."""
 
 

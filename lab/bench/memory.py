@@ -38,6 +38,7 @@ def short_graph(server: Server) -> dict[str, Any]:
         "buffer_size": 4,
         "width": 64,
         "height": 64,
+        "closed_form": False,
     }
     watched = {"steps": 4, "preview_every": 4, "snapshot_every": 2, "start": "start over", "stop": "after all steps"}
     links = {"model": ["1", 0], "clip": ["1", 1], "vae": ["1", 2], "concepts": ["2", 0], "settings": ["3", 0]}

@@ -47,6 +47,7 @@ def training(*concepts, denoiser=None, **changes) -> Training:
 def soon_gone(monkeypatch):
     """A network of ten lines holds its concepts fast: here they are gone when a part is."""
     monkeypatch.setattr(until_gone, "GONE", dict.fromkeys(KINDS, (0.7, 0.7)))
+    monkeypatch.setattr(until_gone, "INSTEAD", (0.7, 0.7))
 
 
 @pytest.mark.usefixtures("soon_gone")
@@ -135,18 +136,22 @@ def test_weights_still_count():
     assert sum(shares) / of_cat == pytest.approx(4.0, rel=1e-3)
 
 
-def test_an_attribute_is_measured_by_what_its_words_do():
-    """Against the prompt without them, also in contexts; where the prompt does not name it, by its own direction."""
-    for concept, null, changed in ((NAMED, "man in a", "man in a hat"), (ATTRIBUTE, "", "hat")):
+def test_what_is_drawn_instead_is_what_it_is_measured_against():
+    """The prompt without its words, or another, also in contexts; where there is none, its own direction."""
+    for concept, null, changed in (
+        (NAMED, "man in a", "man in a hat"),
+        (ATTRIBUTE, "", "hat"),
+        (make_concept("cat", replace_with="dog"), "dog", "cat"),
+    ):
         run = training(concept)
         gauge = GoneGauge(FakeDenoiser(), FakeConditions(), run.concepts, run.settings)
         own, *around = (each.points for each in gauge.measured)
-        assert own.prompt == concept.erase_from and own.null == null and len(around) == 2
+        assert own.prompt == concept.student_prompt and own.null == null and len(around) == 2
         direct = FakeDenoiser()
         told = [FakeConditions()[prompt] for prompt in (changed, null)]
         found = [predict(direct, own.x, own.sigma, batched([each])) for each in told]
         torch.testing.assert_close(own.change, found[0] - found[1])
-        assert around[0].null == (null and "a photo of a man in a")
+        assert around[0].null == (null and f"a photo of a {null}")
         assert all(left.residuals[own.prompt] == pytest.approx(1.0, abs=1e-5) for left in gauge.measure())
 
 
