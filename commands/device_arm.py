@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from . import talk
 from .graph import new_node
 from .places import CHECKPOINT, FOLDER, Leavings, metadata_of
+from .rates import counted
 from .recipe import CONCEPT, DRAWING, SEED, SIZE, Recipe
 
 if TYPE_CHECKING:
@@ -148,13 +149,15 @@ def _judged(server: talk.Address, recipe: Recipe, outputs: Json) -> Json:
     from commands.playground.judge import load_judge
 
     judge, expected, own = load_judge(), recipe.judged(), recipe.pictures
-    found = {}
-    for when in ("before", "after"):
-        verdict = judge.judge(torch.stack([_picture(server.view(file)) for file in outputs[when]["images"]]))
-        found[when] = [verdict.objects[i] == each.name for i, each in enumerate(expected)]
-    parts = {"erased": slice(0, own), "kept": slice(own, None)}
-    counts = {name: {when: sum(hits[part]) for when, hits in found.items()} for name, part in parts.items()}
-    return {name: {**count, "of": len(expected[parts[name]])} for name, count in counts.items()}
+    verdicts = [
+        judge.judge(torch.stack([_picture(server.view(file)) for file in outputs[when]["images"]]))
+        for when in ("before", "after")
+    ]
+    found = counted({"erased": expected[:own], "kept": expected[own:]}, *verdicts)
+    return {
+        role: {"before": change.before.found, "after": change.after.found, "of": change.after.n}
+        for role, change in found.items()
+    }
 
 
 def _picture(data: bytes) -> Tensor:

@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -45,6 +46,16 @@ class Address:
         with _open(request, timeout=60) as answer:
             text = answer.read()
         return json.loads(text) if text else None
+
+    def upload(self, name: str, data: bytes) -> str:
+        """Put a file into the server's input folder, over one of that name; returns the name that it got."""
+        mark = uuid.uuid4().hex
+        head = f'--{mark}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n\r\n'
+        tail = f'\r\n--{mark}\r\nContent-Disposition: form-data; name="overwrite"\r\n\r\ntrue\r\n--{mark}--\r\n'
+        body, headers = head.encode() + data + tail.encode(), {"Content-Type": f"multipart/form-data; boundary={mark}"}
+        request = urllib.request.Request(self.url + "/upload/image", data=body, headers=headers)  # noqa: S310 - as above
+        with _open(request, timeout=60) as answer:
+            return str(json.loads(answer.read())["name"])
 
     def view(self, file: Json) -> bytes:
         """Return the bytes of a file as an output node names it: filename, subfolder and type."""

@@ -9,16 +9,20 @@ from comfy_api.latest import io
 
 from ..esd.concepts import Concept, Keep
 from ..esd.evaluate.judge import Judge
-from ..esd.evaluate.metrics import Change, changes, percent
+from ..esd.evaluate.metrics import Change, changes, percent, rate_words
 from ..esd.evaluate.prompt_set import ERASED, KEPT, PromptSet
-from ..esd.evaluate.report import PicturePair, Report, rate_words, to_text
+from ..esd.evaluate.report import PicturePair, Report, to_text
+from .drawing_inputs import drawing, resuming, sampling_of_rows
 from .host.files.evaluation import save_report
-from .host.files.save import check_name
+from .host.files.kept_rows import KeptRows
+from .host.files.save import check_name, listing
 from .host.images import evaluate as host
 from .host.images import sampling
+from .host.images.shots import shard, shots_of
+from .host.images.studio import batch_of
 from .host.model.measure import InModel, MeasureChoice, is_guided, measure_models
 from .schema import advanced, finding, saying
-from .sockets import CATEGORY, EvaluationReport, JudgeSocket, Prompts, seed_input
+from .sockets import CATEGORY, EvaluationReport, JudgeSocket, Prompts
 from .ui import evaluation as ui
 from .ui.grid import Column, Row, labelled_grid
 
@@ -74,32 +78,41 @@ class ESDEvaluate(io.ComfyNode):
         seed: int,
         in_model: bool,
         file_name: str,
+        name: str = "erased",
+        negative: str = "",
+        resume: bool = True,
+        shard_number: int = 1,
+        shards: int = 1,
         **choice: Any,
     ) -> io.NodeOutput:
         """Draw, judge, compare and report."""
         chosen = sampling.SamplerChoice(seed, **choice)
-        shots = host.shots_of(prompts, samples, chosen)
+        shots = shard(shots_of(prompts, samples, chosen), shard_number, shards)
+        keeper = KeptRows() if resume else None
         # first what takes seconds, so that its refusals do not come after hours of drawing
         inside = _inside(model, base_model, clip, prompts, chosen) if in_model else InModel((), ())
-        drawn = host.evaluate(base_model, model, clip, vae, shots, prompts.labels, judge)
+        drawn = host.evaluate(base_model, model, clip, vae, shots, prompts.labels, judge, negative, keeper)
         before, after = drawn.scores[host.BASE], drawn.scores[host.ERASED_MODEL]
+        told = {**asdict(chosen), **({"negative": negative} if negative else {})}
         report = Report(
             f"Found by the judge: {prompts.name}",
-            (("pictures", str(len(shots))), *((name, str(value)) for name, value in asdict(chosen).items())),
-            judge.card,
+            (("pictures", str(len(shots))), *((name, str(value)) for name, value in told.items())),
+            drawn.card,
             changes(before, after),
             (*before, *after),
             inside.concepts,
             inside.keeps,
+            name=name,
+            seconds=tuple(drawn.seconds.items()),
         )
         worst = _worst_first(drawn)
-        text = to_text(report)
+        text, shown = to_text(report), {}
         if file_name:
-            pairs = [_pair(b, a) for b, a in worst]
-            paths = save_report(file_name, report, pairs)
+            paths = save_report(file_name, report, [_pair(b, a) for b, a in worst])
             text += f"\nSaved {paths[0].name}, .json and .csv"
+            shown = listing(paths[1], text)
         rates = percent(report.changes, ERASED, missing=True), percent(report.changes, KEPT)
-        return io.NodeOutput(report, _picture(report, worst), *rates, text, ui={"text": [text]})
+        return io.NodeOutput(report, _picture(report, worst), *rates, text, ui={**shown, "text": [text]})
 
 
 Pair = tuple[host.KeptPicture, host.KeptPicture]
@@ -140,7 +153,7 @@ def _picture(report: Report, pairs: list[Pair]) -> Any:
 def _row(label: str, which: int, pairs: list[Pair]) -> Row:
     shown = [pair[which] for pair in pairs]
     notes = [each.score.answer or "(nothing)" for each in shown]
-    return Row(label, ui.batch([each.picture for each in shown]), notes)
+    return Row(label, batch_of([each.picture for each in shown]), notes)
 
 
 def _bars(change: Change) -> list[ui.Bar]:
@@ -173,30 +186,14 @@ def _what() -> list[io.Input]:
         io.Vae.Input("vae", tooltip="The VAE for both."),
         Prompts.Input("prompts", tooltip="What is drawn: a Prompt Set."),
         JudgeSocket.Input("judge", tooltip="What looks for the labels: a Judge."),
-        io.Int.Input(
-            "samples", default=1, min=1, max=1000, tooltip="Pictures of each row, each from a seed of its own."
-        ),
-        seed_input("For rows without a seed of their own: the first one's; each further picture takes the next."),
+        *sampling_of_rows(),
     ]
 
 
 def _how() -> list[io.Input]:
     """Return the widgets of a KSampler, and what is reported."""
     return [
-        io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Sampling steps, as in KSampler."),
-        io.Float.Input(
-            "cfg", default=7.5, min=0.0, max=100.0, step=0.5, tooltip="Guidance, for rows without their own."
-        ),
-        io.Combo.Input(
-            "sampler_name", options=sampling.samplers(), default="euler", tooltip="Sampler, as in KSampler."
-        ),
-        io.Combo.Input(
-            "scheduler", options=sampling.schedulers(), default="normal", tooltip="Scheduler, as in KSampler."
-        ),
-        io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="For rows without their own, in pixels."),
-        io.Int.Input(
-            "height", default=512, min=16, max=16384, step=8, tooltip="For rows without their own, in pixels."
-        ),
+        *drawing(),
         advanced(
             io.Boolean.Input,
             "in_model",
@@ -209,4 +206,15 @@ def _how() -> list[io.Input]:
             tooltip="Where the report goes in the output folder: a page, its data (JSON) and a table (CSV) of every "
             "picture. Empty writes nothing.",
         ),
+        io.String.Input(
+            "name", default="erased", optional=True, tooltip="What Compare Reports calls this MODEL: ESD, or strong."
+        ),
+        io.String.Input(
+            "negative",
+            default="",
+            optional=True,
+            tooltip="A negative prompt for the erased MODEL's pictures alone: with the base on both sockets this "
+            "measures what a negative prompt does without any erasure.",
+        ),
+        *resuming(),
     ]

@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .apply import ESDApply
 from .compare import ESDBeforeAfter
+from .compare_reports import ESDCompareReports
 from .concept import ESDConcept
 from .contexts import ESDContexts
 from .erase import ESDErase
@@ -11,15 +12,18 @@ from .erase_settings import ESDEraseSettings
 from .erasure_info import ESDErasureInfo
 from .evaluate import ESDEvaluate
 from .host.run import cleanup, status
-from .judges import ESDJudgeBaseModel, ESDJudgePlayground
+from .judges import ESDJudgeBaseModel, ESDJudgeCLIP, ESDJudgeFile, ESDJudgePlayground, ESDJudgePrototypes
 from .keep import ESDKeep
 from .load_erasure import ESDLoadErasure
 from .load_model import ESDLoadModel
 from .measure import ESDMeasure
 from .prompt_set import ESDPromptSet
 from .safe_latent_diffusion import ESDSafeLatentDiffusion
+from .sample_set import ESDSampleSet
 from .save_checkpoint import ESDSaveCheckpoint
 from .save_erasure import ESDSaveErasure
+from .score import ESDScore
+from .unified_concept_editing import ESDUnifiedConceptEditing
 
 WEB_DIRECTORY = "./web"
 
@@ -47,9 +51,16 @@ class EsdExtension(ComfyExtension):
             ESDMeasure,
             ESDPromptSet,
             ESDJudgeBaseModel,
+            ESDJudgePrototypes,
+            ESDJudgeCLIP,
+            ESDJudgeFile,
             ESDJudgePlayground,
             ESDEvaluate,
+            ESDSampleSet,
+            ESDScore,
+            ESDCompareReports,
             ESDSafeLatentDiffusion,
+            ESDUnifiedConceptEditing,
         ]
 
 

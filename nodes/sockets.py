@@ -28,6 +28,9 @@ JudgeSocket = io.Custom("ESD_JUDGE")
 EvaluationReport = io.Custom("ESD_REPORT")
 """An esd.evaluate.report.Report."""
 
+Rows = io.Custom("ESD_ROWS")
+"""A tuple of nodes.host.images.shots.Shot."""
+
 LossMap = io.Custom("LOSS_MAP")
 """The host's type: a dict whose "loss" is the loss of every step."""
 

@@ -65,6 +65,17 @@ class Change:
     p_value: float
 
 
+def plain_rate(found: int, n: int) -> Rate:
+    """Return the rate of pictures that count one by one."""
+    return Rate(found, n, wilson(found, n), WILSON)
+
+
+def rate_words(rate: Rate) -> str:
+    """Return "12 of 50 (24 %, 14 to 37 %)"."""
+    ends = f"{100 * rate.interval.low:.0f} to {100 * rate.interval.high:.0f} %"
+    return f"{rate.found} of {rate.n} ({100 * rate.share:.0f} %, {ends})"
+
+
 def rate(scores: Sequence[Score]) -> Rate:
     """Return the found rate of pictures.
 
@@ -74,7 +85,7 @@ def rate(scores: Sequence[Score]) -> Rate:
     found, prompts = [score.found for score in scores], [score.prompt for score in scores]
     hits, n, distinct = sum(found), len(found), len(set(prompts))
     if distinct == n or distinct < FEWEST_PROMPTS:
-        return Rate(hits, n, wilson(hits, n), WILSON)
+        return plain_rate(hits, n)
     if hits in (0, n):
         return Rate(hits, n, wilson(distinct if hits else 0, distinct), BY_PROMPT)
     return Rate(hits, n, cluster_bootstrap(found, prompts), BOOTSTRAP)

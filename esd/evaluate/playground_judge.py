@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, group_norm, linear, silu
 
 from ..errors import EsdError
-from .judge import Size, Verdicts
+from .judge import Draw, Size, Verdicts
 
 SIDE, GROUPS, BLOCKS = 64, 8, 4
 KINDS = {"obj": ("objects", ""), "sty": ("styles", " style"), "bg": ("backgrounds", " background")}
@@ -27,6 +27,8 @@ class PlaygroundJudge:
         "the playground's judge: what its network sees first among all objects, styles or backgrounds; the score is "
         "the label's softmax"
     )
+
+    identity = "playground"
 
     def __init__(self, folder: Path) -> None:
         """Read the network and the names from the playground's folder; raise EsdError where they are not there."""
@@ -59,6 +61,10 @@ class PlaygroundJudge:
                     f"The playground's judge does not know \"{label:.100}\": write one of the playground's names, such "
                     "as cat or ink style, as the label, or use another judge."
                 )
+
+    def ready(self, labels: Sequence[str], draw: Draw) -> PlaygroundJudge:
+        """Return itself: it was trained before."""
+        return self
 
     @torch.no_grad()
     def judge(self, pictures: Tensor, labels: Sequence[str]) -> Verdicts:

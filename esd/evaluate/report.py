@@ -8,12 +8,13 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import Any
 
+from .compare import ArmRates
 from .in_model import Measured
-from .metrics import Change, Rate, Score
+from .metrics import Change, Score, rate_words
 
 SCHEMA = "esd-evaluation-1"
 """The layout of the JSON; a change that readers would notice gets the next number."""
@@ -27,7 +28,8 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 class Report:
     """Both halves may be empty: found rates by role with every picture's score, and measures inside the model.
 
-    `about` says how it was made, as pairs of name and value; `judge` is the judge's card.
+    `about` says how it was made, as pairs of name and value; `judge` is the judge's card.  `arms` are several models
+    beside each other.  `seconds` are those of a new picture by model: reports that differ in them alone are equal.
     """
 
     title: str
@@ -37,6 +39,9 @@ class Report:
     scores: tuple[Score, ...] = ()
     concepts: tuple[Measured, ...] = ()
     keeps: tuple[Measured, ...] = ()
+    name: str = ""
+    arms: tuple[ArmRates, ...] = ()
+    seconds: tuple[tuple[str, float], ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ def _cell(value: Any) -> Any:
 def to_text(report: Report) -> str:
     """Return the figures in lines, as a node shows them."""
     lines = [_change_line(change) for change in report.changes]
+    lines += [f"{arm.name}: " + ", ".join(f"{role} {rate_words(r)}" for role, r in arm.rates) for arm in report.arms]
     lines += [
         f'"{m.prompt}": residual {m.residual:.2f} ({_levels(m)}), null drift {m.null_drift:.2f}'
         for m in report.concepts
@@ -97,12 +103,6 @@ def _change_line(change: Change) -> str:
     )
 
 
-def rate_words(rate: Rate) -> str:
-    """Return "12 of 50 (24 %, 14 to 37 %)"."""
-    ends = f"{100 * rate.interval.low:.0f} to {100 * rate.interval.high:.0f} %"
-    return f"{rate.found} of {rate.n} ({100 * rate.share:.0f} %, {ends})"
-
-
 def _levels(measured: Measured) -> str:
     return f"high noise {measured.high:.2f}, low noise {measured.low:.2f}"
 
@@ -113,6 +113,7 @@ def to_html(report: Report, pairs: Sequence[PicturePair] = ()) -> str:
         f"<h1>{_text(report.title)}</h1>",
         _table(("setting", "value"), [*report.about, *([("judge", report.judge)] if report.judge else [])]),
         _found(report.changes),
+        _arms(report.arms),
         _inside(report),
         _gallery(pairs),
         _scores(report.scores),
@@ -160,6 +161,18 @@ def _found(changes: Sequence[Change]) -> str:
     ]
     head = ("role", "found before", "found after", "only before", "only after", "p (McNemar)", "interval")
     return "<h2>Found by the judge</h2>" + _table(head, rows) if rows else ""
+
+
+def _arms(arms: Sequence[ArmRates]) -> str:
+    """Return a line a model and role, with the test against the first model."""
+    p_values = {(arm.name, change.role): f"{change.p_value:.2g}" for arm in arms for change in arm.changes}
+    rows = [
+        (arm.name, role, rate_words(found), p_values.get((arm.name, role), ""), found.method)
+        for arm in arms
+        for role, found in arm.rates
+    ]
+    head = ("model", "role", "found", "p against the first (McNemar)", "interval")
+    return "<h2>Beside each other</h2>" + _table(head, rows) if rows else ""
 
 
 def _inside(report: Report) -> str:

@@ -24,6 +24,7 @@ import torch  # noqa: E402
 
 from commands import inprocess  # noqa: E402
 from commands.playground.world import Rate  # noqa: E402
+from commands.rates import counted  # noqa: E402
 from lab.launch import base  # noqa: E402
 from lab.paths import OWN_HOST, RUN  # noqa: E402
 
@@ -90,16 +91,10 @@ class Playground:
 
     def rates(self, model: Any, groups: Mapping[str, Sequence[Any]]) -> dict[str, Rate]:
         """For each group of `playground.world.Judged`: found before and after."""
-        judged = [each for group in groups.values() for each in group]
-        prompts = [each.prompt for each in judged]
-        verdicts = [self.before(prompts), self.verdict(model, prompts)]
-        hits = [[v.names(j.head)[i] == j.name for i, j in enumerate(judged)] for v in verdicts]
-        result, start = {}, 0
-        for name, group in groups.items():
-            part = slice(start, start + len(group))
-            result[name] = Rate(*(sum(h[part]) / max(len(group), 1) for h in hits), len(group))
-            start += len(group)
-        return result
+        prompts = [each.prompt for group in groups.values() for each in group]
+        found = counted(groups, self.before(prompts), self.verdict(model, prompts))
+        shares = {name: Rate(c.before.share, c.after.share, c.after.n) for name, c in found.items()}
+        return {name: shares.get(name, Rate(0.0, 0.0, 0)) for name in groups}
 
 
 def short(rate: Rate) -> str:

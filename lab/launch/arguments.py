@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from commands import check
+from commands import check, evaluate
 from commands.playground import tasks
 
 METHODS = ("esd-x", "esd-x-strict", "esd-u", "esd-all", "selfattn")
@@ -16,6 +16,7 @@ CAT = [("cat", "")]
 SUMMARY = {
     "demo": "erase a concept from the playground model in a real ComfyUI, and judge the result",
     "check": "prove on this machine, with its GPU, that the nodes work in ComfyUI",
+    "evaluate": "measure erasures, table by table: baselines, objects, style and more",
     "serve": "leave the same ComfyUI running, with the nodes in it, and open it in the browser",
     "test": "run the quick tests, --full what CI runs, --nightly everything; further arguments go to pytest",
     "lint": "run ruff and mypy",
@@ -115,6 +116,15 @@ def check_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="run.py check", description=_sentence("check"))
     check.add_options(parser)
     parser.epilog = "Arguments after -- go to ComfyUI as they are, for example: run.py check -- --lowvram"
+    parser.add_argument("comfyui", nargs="*", metavar="-- ARGUMENT", help=argparse.SUPPRESS)
+    return parser
+
+
+def evaluate_parser() -> argparse.ArgumentParser:
+    """Options of `evaluate`."""
+    parser = argparse.ArgumentParser(prog="run.py evaluate", description=_sentence("evaluate"))
+    evaluate.add_options(parser)
+    parser.epilog = "Arguments after -- go to ComfyUI as they are, for example: run.py evaluate baselines -- --lowvram"
     parser.add_argument("comfyui", nargs="*", metavar="-- ARGUMENT", help=argparse.SUPPRESS)
     return parser
 

@@ -48,6 +48,71 @@ EVALUATING: dict[str, Graph] = {
             (0, "MODEL", 2, "base_model"),
         ],
     ),
+    "ESDJudgePrototypes": (
+        [("CLIPVisionLoader", (0, 0), {}), ("ESDJudgePrototypes", (370, 0), {}), ("ESDEvaluate", (740, 0), SAMPLED)],
+        [(0, "CLIP_VISION", 1, "clip_vision"), (1, "judge", 2, "judge")],
+    ),
+    "ESDJudgeCLIP": (
+        [
+            ("CLIPVisionLoader", (0, 0), {}),
+            ("CLIPLoader", (0, 130), {}),
+            ("ESDJudgeCLIP", (370, 0), {}),
+            ("ESDEvaluate", (740, 0), SAMPLED),
+        ],
+        [(0, "CLIP_VISION", 2, "clip_vision"), (1, "CLIP", 2, "clip"), (2, "judge", 3, "judge")],
+    ),
+    "ESDJudgeFile": (
+        [("ESDJudgeFile", (0, 0), {"size": (330, 110)}), ("ESDEvaluate", (400, 0), SAMPLED)],
+        [(0, "judge", 1, "judge")],
+    ),
+    "ESDSampleSet": (
+        [
+            STOCK,
+            ("ESDPromptSet", (0, 170), PROMPTS),
+            ("ESDSampleSet", (400, 0), {**SAMPLING, "samples": 2, "size": (330, 420)}),
+            ("PreviewImage", (790, 0), {"size": (420, 420)}),
+        ],
+        [
+            (0, "MODEL", 2, "model"),
+            (0, "CLIP", 2, "clip"),
+            (0, "VAE", 2, "vae"),
+            (1, "prompts", 2, "prompts"),
+            (2, "pictures", 3, "images"),
+        ],
+    ),
+    "ESDScore": (
+        [
+            ("ESDSampleSet", (0, 0), {**SAMPLING, "size": (330, 420)}),
+            ("ImageToMask", (400, 0), {}),
+            ("ESDScore", (740, 0), {"name": "ESD", "size": (330, 300)}),
+        ],
+        [(0, "pictures", 1, "image"), (0, "rows", 2, "rows"), (1, "MASK", 2, "mask")],
+    ),
+    "ESDUnifiedConceptEditing": (
+        [
+            STOCK,
+            CAT,
+            ("ESDKeep", (0, 390), {"prompts": "dog\ntiger", "size": (300, 170)}),
+            ("ESDUnifiedConceptEditing", (370, 0), {}),
+            ("KSampler", (740, 0), {}),
+        ],
+        [
+            (0, "MODEL", 3, "model"),
+            (0, "CLIP", 3, "clip"),
+            (1, "concepts", 3, "concepts"),
+            (2, "keeps", 3, "keep"),
+            (3, "MODEL", 4, "model"),
+        ],
+    ),
+    "ESDCompareReports": (
+        [
+            ("ESDEvaluate", (0, 0), {**SAMPLED, "name": "ESD", "size": (330, 560)}),
+            ("ESDEvaluate", (390, 0), {**SAMPLED, "name": "SLD", "size": (330, 560)}),
+            ("ESDCompareReports", (780, 0), {"size": (330, 320)}),
+            ("PreviewImage", (1170, 0), {"size": (320, 320)}),
+        ],
+        [(0, "report", 2, "report_1"), (1, "report", 2, "report_2"), (2, "picture", 3, "images")],
+    ),
     "ESDJudgePlayground": (
         [("ESDJudgePlayground", (0, 0), {}), ("ESDEvaluate", (370, 0), SAMPLED)],
         [(0, "judge", 1, "judge")],

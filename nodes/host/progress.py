@@ -22,6 +22,10 @@ class Progress:
         comfy.model_management.throw_exception_if_processing_interrupted()
         self.bar.update_absolute(min(self.done, self.total), self.total)
 
+    def expect(self, samples: int) -> None:
+        """Add passes to the total that were not known of before."""
+        self.total += samples
+
     def skip(self, share: float) -> None:
         """Count a share of the total as done before."""
         self.skipped = round(self.total * share)

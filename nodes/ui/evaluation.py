@@ -83,11 +83,6 @@ def under_each_other(pictures: Sequence[Tensor]) -> Tensor:
     return torch.cat(rows, dim=1)
 
 
-def batch(pictures: Sequence[Tensor]) -> Tensor:
-    """Return pictures "h w 3" in bytes, all of one size, as a batch "b h w 3" in 0 ... 1."""
-    return torch.stack(list(pictures)).float() / 255.0
-
-
 def jpeg(picture: Tensor) -> bytes:
     """Return a picture "h w 3" in 0 ... 1 as a JPEG file."""
     file = io.BytesIO()

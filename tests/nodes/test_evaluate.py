@@ -38,7 +38,7 @@ def evaluated(world, erased="cat", kept="", alternatives="", judge="ESDJudgePlay
     prompts = g.add("ESDPromptSet", erased=erased, kept=kept, alternatives=alternatives)
     node = g.add(
         "ESDEvaluate", model=g.give(world.erased if model is None else model), base_model=base, prompts=prompts,
-        judge=judge, **parts, **{**SIZE, "in_model": False, "file_name": "", **inputs},
+        judge=judge, **parts, **{**SIZE, "in_model": False, "file_name": "", "resume": False, **inputs},
     )  # fmt: skip
     return g.take(**{name: slot(node, i) for i, name in enumerate(LINKS)}).run()
 
@@ -154,11 +154,12 @@ class TestNoise:
         from esd_pack.esd.evaluate.prompt_set import prompt_set, rows_of_lines
         from esd_pack.nodes.host.images import evaluate, judges
         from esd_pack.nodes.host.images.sampling import SamplerChoice
+        from esd_pack.nodes.host.images.shots import shots_of
 
         def draw(lines, seed=7, samples=1, **choice):
             prompts = prompt_set("", rows_of_lines(lines, "erased"))
             how = SamplerChoice(seed, **{**SIZE, "steps": 2, "sampler_name": "euler", "scheduler": "normal", **choice})
-            shots = evaluate.shots_of(prompts, samples, how)
+            shots = shots_of(prompts, samples, how)
             judge = judges.playground_judge()
             made = evaluate.evaluate(world.model, world.erased, world.clip, world.vae, shots, prompts.labels, judge)
             return {k.score.seed: k.picture.float() / 255 for k in made.pictures["base"]}, made
@@ -188,8 +189,8 @@ class TestNoise:
 
     def test_rows_keep_their_own_seed_guidance_and_size(self, comfy):
         from esd_pack.esd.evaluate.prompt_set import prompt_set, rows_of_csv
-        from esd_pack.nodes.host.images.evaluate import shots_of
         from esd_pack.nodes.host.images.sampling import SamplerChoice
+        from esd_pack.nodes.host.images.shots import shots_of
 
         data = b"prompt,seed,guidance,width,samples\na,18446744073709551615,7,512,2\nb,,,,\nc,,,,\n"
         shots = shots_of(prompt_set("", rows_of_csv(data, "x")), 1, SamplerChoice(5, 20, 3.0, "e", "n", 64, 64))

@@ -41,6 +41,7 @@ def inside(inner, outer):
 
 def test_there_is_one_for_each_task():
     assert set(WORKFLOWS) == {
+        "compare_with_baselines",
         "erase_a_style",
         "erase_an_attribute",
         "erase_an_object",

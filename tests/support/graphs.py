@@ -103,9 +103,16 @@ NODES = (
     "ESDMeasure",
     "ESDPromptSet",
     "ESDJudgeBaseModel",
+    "ESDJudgePrototypes",
+    "ESDJudgeCLIP",
+    "ESDJudgeFile",
     "ESDJudgePlayground",
     "ESDEvaluate",
+    "ESDSampleSet",
+    "ESDScore",
+    "ESDCompareReports",
     "ESDSafeLatentDiffusion",
+    "ESDUnifiedConceptEditing",
 )
 """Every node of the pack."""
 

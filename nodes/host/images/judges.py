@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ....esd.evaluate.judge import Size, Verdicts
+from ....esd.evaluate.judge import Draw, Size, Verdicts
 from ....esd.evaluate.likelihood import GRID, LEVELS, NOTHING, noise_errors, verdicts
 from ....esd.evaluate.playground_judge import PlaygroundJudge
 from ..families import spatial_ratio
 from ..model.conditioning import encode
+from ..model.fingerprint import digest_of_model, digest_of_vae
 from ..model.host_model import as_host_model
 from ..model.pair import frozen_denoiser
 from ..parts import require_parts
@@ -43,6 +45,16 @@ class BaseModelJudge:
             f"labels and the empty prompt, seed {self.seed}; the score is the share of the empty prompt's error that "
             "the label takes away"
         )
+
+    @cached_property
+    def identity(self) -> str:
+        """Weights and seed; empty where something guides the MODEL that cannot be named."""
+        model = digest_of_model(self.host.patcher)
+        return f"likelihood {model} {digest_of_vae(self.vae)} {self.seed}" if model else ""
+
+    def ready(self, labels: Sequence[str], draw: Draw) -> BaseModelJudge:
+        """Return itself: the base knows the words."""
+        return self
 
     def check(self, labels: Sequence[str], sizes: Collection[Size] = ()) -> None:
         """Any words can be a label, and any size that the MODEL draws can be judged."""

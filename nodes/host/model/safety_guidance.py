@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import astuple
 from typing import Any
 
 import comfy.patcher_extension
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ....esd.errors import EsdError
 from ....esd.safe_latent_diffusion import STRENGTHS, Strength, safety_guidance, warm
+from .fingerprint import digest_of
 
 SAME_LEVEL = 1e-4
 """How far, relatively, two noise levels may be apart and still count as one: samplers round them."""
@@ -43,6 +45,7 @@ class _Run:
 
     def __init__(self, encoded: list[Any], strength: Strength) -> None:
         self.encoded, self.strength = encoded, strength
+        self.identity = digest_of(encoded, astuple(strength))
         self.begin()
 
     def begin(self) -> None:

@@ -48,17 +48,17 @@ class SeenWeight:
             return _ordinary(self.kept)
         if self.is_patched:
             return self.patched(device).to(dtype).clone()
-        return self._plain().to(device=device, dtype=dtype, copy=True)
+        return self.plain().to(device=device, dtype=dtype, copy=True)
 
     def patched(self, device: torch.device) -> Tensor:
         """With its patches, in float32, as a copy."""
         (_, convert), *patches = self.entry
-        full = convert(self._plain().to(device=device, dtype=torch.float32, copy=True), inplace=True)
+        full = convert(self.plain().to(device=device, dtype=torch.float32, copy=True), inplace=True)
         changed: Tensor = comfy.lora.calculate_weight(patches, full, self.key)
         return changed
 
-    def _plain(self) -> Tensor:
-        """Without patches, maybe the host's own memory."""
+    def plain(self) -> Tensor:
+        """Return it without patches, maybe the host's own memory."""
         if self.kept.is_meta:
             return torch.zeros(self.shape, dtype=self.dtype)
         return self.kept.detach().to(self.dtype)

@@ -496,7 +496,8 @@ def _(world: World) -> Any:
     figures = [each.residuals + each.drifts for each in (*found.concepts, *found.keeps)]
     sets, how = world.module("esd.evaluate.prompt_set"), world.module("nodes.host.images.sampling").SamplerChoice
     prompts = sets.prompt_set("", sets.rows_of_lines("cat\ndog", "erased"))
-    shots = evaluate.shots_of(prompts, 1, how(3, 2, 3.0, "euler", "normal", 64, 64))
+    shots_of = world.module("nodes.host.images.shots").shots_of
+    shots = shots_of(prompts, 1, how(3, 2, 3.0, "euler", "normal", 64, 64))
     judge = world.module("nodes.host.images.judges").BaseModelJudge(base_model, world.clip, world.vae)
     drawn = evaluate.evaluate(base_model, erased, world.clip, world.vae, shots, prompts.labels, judge)
     scores = [score.score for model in drawn.scores.values() for score in model]
@@ -507,6 +508,15 @@ def _(world: World) -> Any:
 def _(world: World) -> Any:
     guided = world.module("nodes.host.model.safety_guidance").with_safety_guidance
     return world.drawn(guided(world.model, world.clip, "cat", "max"))
+
+
+@state("Unified Concept Editing, and the name that its pictures are kept under")
+def _(world: World) -> Any:
+    edit = world.module("nodes.host.model.unified_concept_editing").unified_concept_editing
+    weights = edit(world.model, world.clip, [world.concept("cat")], [], 0.5)
+    model = world.module("nodes.host.model.apply").apply(world.model, weights, 1.0)
+    known = world.module("nodes.host.model.fingerprint").digest_of_model(model)
+    return world.drawn(model), torch.tensor(list(bytes.fromhex(known)))
 
 
 @state("Load Model, KSampler, Erase and KSampler in one prompt")
