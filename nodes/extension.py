@@ -16,6 +16,7 @@ from .keep import ESDKeep
 from .load_erasure import ESDLoadErasure
 from .load_model import ESDLoadModel
 from .measure import ESDMeasure
+from .merge import ESDMergeErasures
 from .prompt_set import ESDPromptSet
 from .safe_latent_diffusion import ESDSafeLatentDiffusion
 from .save_checkpoint import ESDSaveCheckpoint
@@ -41,6 +42,7 @@ class EsdExtension(ComfyExtension):
             ESDApply,
             ESDLoadErasure,
             ESDErasureInfo,
+            ESDMergeErasures,
             ESDSaveCheckpoint,
             ESDSaveErasure,
             ESDBeforeAfter,
