@@ -40,6 +40,8 @@ def _check(command: str, rest: list[str]) -> str:
         arguments.demo_parser().parse_args(rest)
     if command == "check":
         arguments.check_parser().parse_args(rest)
+    if command == "batch":
+        arguments.batch_parser().parse_args(rest)
     if command == "serve":
         arguments.serve_parser().parse_args(rest)
     if command == "locales":

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 Json = dict[str, Any]
@@ -45,6 +47,11 @@ class Address:
         with _open(request, timeout=60) as answer:
             text = answer.read()
         return json.loads(text) if text else None
+
+    def download(self, file: Json, target: Path) -> None:
+        """Copy such a file to `target`, however large it is."""
+        with _open(f"{self.url}/view?{urllib.parse.urlencode(file)}", timeout=60) as answer, target.open("wb") as to:
+            shutil.copyfileobj(answer, to)
 
     def view(self, file: Json) -> bytes:
         """Return the bytes of a file as an output node names it: filename, subfolder and type."""
@@ -98,7 +105,7 @@ def _finished(server: Address, prompt_id: str, tick: Callable[[], None]) -> Json
         missed = 0 if prompt_id in known else missed + 1
         tick()
         time.sleep(EVERY_SECONDS)
-    raise ServerError("The check was taken from ComfyUI's queue: run the command again.")
+    raise ServerError("The prompt was taken from ComfyUI's queue: run the command again.")
 
 
 def withdraw(server: Address, prompt_id: str) -> None:

@@ -13,7 +13,7 @@ from ..esd.evaluate.metrics import Change, changes, percent
 from ..esd.evaluate.prompt_set import ERASED, KEPT, PromptSet
 from ..esd.evaluate.report import PicturePair, Report, rate_words, to_text
 from .host.files.evaluation import save_report
-from .host.files.save import check_name
+from .host.files.save import check_name, files_told
 from .host.images import evaluate as host
 from .host.images import sampling
 from .host.model.measure import InModel, MeasureChoice, is_guided, measure_models
@@ -94,12 +94,11 @@ class ESDEvaluate(io.ComfyNode):
         )
         worst = _worst_first(drawn)
         text = to_text(report)
-        if file_name:
-            pairs = [_pair(b, a) for b, a in worst]
-            paths = save_report(file_name, report, pairs)
+        paths = save_report(file_name, report, [_pair(b, a) for b, a in worst]) if file_name else []
+        if paths:
             text += f"\nSaved {paths[0].name}, .json and .csv"
         rates = percent(report.changes, ERASED, missing=True), percent(report.changes, KEPT)
-        return io.NodeOutput(report, _picture(report, worst), *rates, text, ui={"text": [text]})
+        return io.NodeOutput(report, _picture(report, worst), *rates, text, ui={"text": [text], "esd_files": files_told(paths)})
 
 
 Pair = tuple[host.KeptPicture, host.KeptPicture]

@@ -12,7 +12,7 @@ from types import FrameType
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:] = [str(ROOT)] + [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT / "lab" / "launch"]
 
-from lab.launch import arguments, check, demo, lint, locales, serve  # noqa: E402
+from lab.launch import arguments, batch, check, demo, lint, locales, serve  # noqa: E402
 from lab.launch.server import ServerError  # noqa: E402
 
 
@@ -53,6 +53,10 @@ def _check(rest: list[str]) -> int:
     return check.main(arguments.check_parser().parse_args(rest))
 
 
+def _batch(rest: list[str]) -> int:
+    return batch.main(arguments.batch_parser().parse_args(rest))
+
+
 def _serve(rest: list[str]) -> int:
     serve.main(arguments.serve_parser().parse_args(rest))
     return 0
@@ -72,6 +76,7 @@ def _playground(rest: list[str]) -> int:
 COMMANDS = {
     "demo": _demo,
     "check": _check,
+    "batch": _batch,
     "serve": _serve,
     "test": _test,
     "lint": _lint,

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -82,13 +82,18 @@ def check_name(prefix: str | None) -> bool | str:
 
 
 def listing(path: Path, text: str) -> dict[str, list[Any]]:
-    """Return what a saving node tells: the file as the host's own savers list theirs, and a line of text."""
+    """Return what a saving node tells: its file, and a line of text."""
+    return {"esd_files": files_told([path]), "text": [text]}
+
+
+def files_told(paths: Sequence[Path]) -> list[dict[str, str]]:
+    """Return files in the output folder as the host's own savers list theirs."""
     root = Path(folder_paths.get_output_directory())
-    folder = path.parent.relative_to(root).as_posix()
-    return {
-        "esd_files": [{"filename": path.name, "subfolder": "" if folder == "." else folder, "type": "output"}],
-        "text": [text],
-    }
+    folders = [path.parent.relative_to(root).as_posix() for path in paths]
+    return [
+        {"filename": path.name, "subfolder": "" if folder == "." else folder, "type": "output"}
+        for path, folder in zip(paths, folders, strict=True)
+    ]
 
 
 def graph_metadata(prompt: Any, extra: Mapping[str, Any] | None) -> dict[str, str]:
