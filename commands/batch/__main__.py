@@ -11,13 +11,18 @@ sys.path[:] = [str(HERE.parents[1]), *(entry for entry in sys.path if os.path.ab
 
 from commands import check  # noqa: E402
 from commands.batch import command, options  # noqa: E402
+from esd_pack.esd.errors import EsdError  # noqa: E402
 
 
 def main() -> int:
     """Run the command; what keeps it from beginning is one sentence and an exit code of 1."""
     chosen = options.own_parser().parse_args()
     check.require_packages()
-    return command.run(chosen, lambda: command.starts_at(chosen), lambda: command.own_place(chosen))
+    try:
+        return command.run(chosen, lambda: command.starts_at(chosen), lambda: command.own_place(chosen))
+    except EsdError as error:
+        print(error, file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -51,12 +51,12 @@ def run(options: argparse.Namespace, starts: Callable[[], Sequence[Start]], plac
         return _end(batch.name, ledger, jobs, done)
     with alone(results), _runner(options, batch, starts, place) as runner:
         ledger.sweep()
-        queue = Queue(chosen, {key: outcome for key, outcome in done.items() if key in {job.key for job in chosen}})
-        with show.Screen(queue) as screen:
-            try:
+        queue = Queue(chosen, {job.key: done[job.key] for job in chosen if job.key in done})
+        try:
+            with show.Screen(queue) as screen:
                 runner(queue, ledger, screen)
-            finally:
-                code = _end(batch.name, ledger, jobs, {**done, **queue.outcomes})
+        finally:
+            code = _end(batch.name, ledger, jobs, {**done, **queue.outcomes})
     return code
 
 
@@ -92,15 +92,19 @@ def _model_file(model: str, options: argparse.Namespace) -> Path | None:
 def _write_graphs(ledger: Ledger, jobs: Sequence[Job]) -> int:
     """Write every graph, which the page opens as it is."""
     for job in jobs:
-        ledger.write(f"{job.name}.json", json.dumps(job.graph, indent=1) + "\n")
-    print(f"{len(jobs)} graphs are written there; ComfyUI's page opens them. Nothing was run.")
+        ledger.write(f"graphs/{job.name}.json", json.dumps(job.graph, indent=1) + "\n")
+    print(f"{len(jobs)} graphs are written to graphs; ComfyUI's page opens them. Nothing was run.")
     return 0
 
 
 def _end(name: str, ledger: Ledger, jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> int:
     """Write the report and say where it is; 0 where nothing failed and nothing is left."""
-    ledger.write("report.json", report.as_json(name, jobs, outcomes))
-    ledger.write("index.html", report.as_html(name, jobs, outcomes))
+    told = {"report.json": report.as_json, "index.html": report.as_html}
+    try:
+        for file, make in told.items():
+            ledger.write(file, make(name, jobs, outcomes))
+    except EsdError as error:  # a full disk must not hide how the jobs ended
+        print(error)
     failed = [job for job in jobs if job.key in outcomes and not outcomes[job.key].is_done]
     left = len(jobs) - len(outcomes)
     for job in failed:

@@ -125,10 +125,15 @@ class FolderLedger:
 
     def write(self, name: str, text: str) -> None:
         """Write beside and rename."""
-        unfinished = self.root / f".{name}.{os.getpid()}"
+        target = self.root / name
+        unfinished = target.with_name(f".{target.name}.{os.getpid()}")
         with _writing(self.place):
-            unfinished.write_text(text, encoding="utf-8", errors="replace")
-            os.replace(unfinished, self.root / name)
+            target.parent.mkdir(exist_ok=True)
+            try:
+                unfinished.write_text(text, encoding="utf-8", errors="replace")
+                os.replace(unfinished, target)
+            finally:
+                unfinished.unlink(missing_ok=True)
 
 
 class RemoteLedger:
@@ -181,8 +186,9 @@ class RemoteLedger:
 
     def write(self, name: str, text: str) -> None:
         """Write it in one go."""
-        self.system.makedirs(self.root, exist_ok=True)
-        self.system.pipe_file(f"{self.root}/{name}", text.encode("utf-8", "replace"))
+        target = f"{self.root}/{name}"
+        self.system.makedirs(target.rpartition("/")[0], exist_ok=True)
+        self.system.pipe_file(target, text.encode("utf-8", "replace"))
 
 
 def record_of(job: Job, outcome: Outcome) -> str:

@@ -60,8 +60,11 @@ def do(job: Job, host: Host, ledger: Ledger, parts: Mapping[str, Job], progress:
             return ledger.commit(job, staging, outcome)
     except GONE as error:
         state, reason = "lost", f"{host.name} does not answer any more ({error})"
-    except (talk.ServerError, OSError) as error:
+    except talk.ServerError as error:
         state, reason = _state_of(host), str(error)
+    except OSError as error:
+        cure = "make room or allow writing, and run the same command again"
+        state, reason = "failed", f"its files could not be written ({error.strerror or error}): {cure}"
     except Exception as error:  # noqa: BLE001 - a fault in one job must not keep the others from being done
         state, reason = "failed", f"{type(error).__name__}: {error}"
     return Outcome(job.key, state, round(time.monotonic() - start, 1), host.name, reason)
