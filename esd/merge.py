@@ -126,4 +126,3 @@ def merged_metadata(parts: Sequence[Mapping[str, str]], mode: str) -> dict[str, 
         listed = [json.dumps(each) for part in parts for each in as_dicts(part.get(f"esd.{name}"))]
         made[f"esd.{name}"] = f"[{', '.join(dict.fromkeys(listed))}]"
     return {**made, "esd.merged": f"{len(parts)} erasures, {mode}"}
-

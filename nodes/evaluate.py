@@ -98,7 +98,9 @@ class ESDEvaluate(io.ComfyNode):
         if paths:
             text += f"\nSaved {paths[0].name}, .json and .csv"
         rates = percent(report.changes, ERASED, missing=True), percent(report.changes, KEPT)
-        return io.NodeOutput(report, _picture(report, worst), *rates, text, ui={"text": [text], "esd_files": files_told(paths)})
+        return io.NodeOutput(
+            report, _picture(report, worst), *rates, text, ui={"text": [text], "esd_files": files_told(paths)}
+        )
 
 
 Pair = tuple[host.KeptPicture, host.KeptPicture]

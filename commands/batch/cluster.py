@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from .work import Host, do
 MISSING = "Ray is not installed in this Python: run pip install ray, or leave --ray out for this machine alone."
 SECONDS = 0.5
 MOST_REFUSALS = 3
-"""Workers that cannot start their ComfyUI before the batch gives up, where none could."""
+"""So many workers in a row may fail to start their ComfyUI, where no other one runs, before the batch gives up."""
 
 PASSED_ON = ("OMP_NUM_THREADS", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
@@ -102,22 +103,37 @@ class Cluster:
     refusals: list[str] = field(default_factory=list)
     stored: dict[str, list[Any]] = field(default_factory=dict)
     hired: int = 0
-    has_worked: bool = False
 
     def run(self, tick: Callable[[], None]) -> None:
         """Do all jobs; `tick` is called on the way."""
         import ray
 
-        while not self.queue.is_over:
-            self._hire()
-            self._give()
-            if self.workers:
-                ended, _ = ray.wait(list(self.workers), num_returns=len(self.workers), timeout=SECONDS)
-                for task in ended:
+        try:
+            while not self.queue.is_over:
+                self._hire()
+                self._give()
+                for task in self._ended():
                     self._end(task, self.workers.pop(task))
-            if not self.has_worked and len(self.refusals) >= MOST_REFUSALS:
-                self.queue.fail_the_rest(self.refusals[-1])
-            tick()
+                if len(self.refusals) >= MOST_REFUSALS and not any(each.is_ready for each in self._all()):
+                    self.queue.fail_the_rest(self.refusals[-1])
+                tick()
+        finally:
+            for worker in self._all():
+                ray.kill(worker.actor)
+
+    def _all(self) -> list[Hired]:
+        return [*self.workers.values(), *self.idle]
+
+    def _ended(self) -> list[Any]:
+        """Return the tasks that have ended; wait for a moment where none has."""
+        import ray
+
+        if not self.workers:
+            time.sleep(SECONDS)
+            return []
+        tasks = list(self.workers)
+        ray.wait(tasks, num_returns=1, timeout=SECONDS)
+        return list(ray.wait(tasks, num_returns=len(tasks), timeout=0)[0])
 
     def _hire(self) -> None:
         """Fill the room that the cluster has now, which grows and shrinks."""
@@ -165,28 +181,26 @@ class Cluster:
         return self.stored[model]
 
     def _end(self, task: Any, worker: Hired) -> None:
+        """Take up what a worker's task gave, and let the worker go where it is lost or cannot begin."""
         import ray
 
+        job, worker.job = worker.job, None
         try:
             told = ray.get(task)
         except ray.exceptions.RayError as error:
-            reason = str(error).strip().partition("\n")[0]
-            if worker.job:
-                self._end_job(worker.job, Outcome(worker.job.key, "lost", host=worker.name, reason=reason))
-            elif not isinstance(error, ray.exceptions.RayActorError):
-                self.refusals.append(reason)
-            return
-        if worker.job is None and told:
+            told = str(error).strip().partition("\n")[0]
+        if job is None and told:
             self.refusals.append(told)
+        elif job:
+            told = told if isinstance(told, Outcome) else Outcome(job.key, "lost", host=worker.name, reason=told)
+            self._end_job(job, told)
+            worker.loaded = job.model
+        if told and (job is None or told.state == "lost"):
             ray.kill(worker.actor)
             return
-        if worker.job:
-            self._end_job(worker.job, told)
-            worker.loaded, worker.job = worker.job.model, None
-            if told.state == "lost":
-                ray.kill(worker.actor)
-                return
-        self.has_worked = True
+        if not worker.is_ready:
+            worker.is_ready = True
+            self.refusals.clear()
         self.idle.append(worker)
 
     def _end_job(self, job: Job, outcome: Outcome) -> None:

@@ -178,5 +178,3 @@ def starts_at(options: argparse.Namespace) -> list[Start]:
 def own_place(options: argparse.Namespace) -> host.Place:
     """Return the ComfyUI in which this pack is installed."""
     return host.Place(places.host_folder(options.comfyui, []), None, Path())
-
-

@@ -110,4 +110,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind((LOCAL, 0))
         return int(probe.getsockname()[1])
-

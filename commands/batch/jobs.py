@@ -44,7 +44,7 @@ class Job:
     @property
     def title(self) -> str:
         """What people are told of it."""
-        words = f'{self.model}: {", ".join(self.concepts)}{f", {self.settings}" if self.settings else ""}'
+        words = f"{self.model}: {', '.join(self.concepts)}{f', {self.settings}' if self.settings else ''}"
         return words if len(words) < 100 else f"{words[:96]} ..."
 
 
@@ -57,7 +57,9 @@ def jobs_of(batch: Batch) -> list[Job]:
     """Return every job once, a model's together, parts before what merges them."""
     made: dict[str, Job] = {}
     for model in batch.models:
-        of_model = [job for variant in batch.variants for group in batch.groups for job in _jobs(batch, model, variant, group)]
+        of_model = [
+            job for variant in batch.variants for group in batch.groups for job in _jobs(batch, model, variant, group)
+        ]
         for job in sorted(of_model, key=lambda each: bool(each.needs)):
             made.setdefault(job.key, job)
     return list(made.values())

@@ -14,7 +14,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the plan and write the graphs, and do nothing")
     parser.add_argument("--results", metavar="PLACE", help="folder or fsspec URL of the results (default: in the file)")
     parser.add_argument("--first", type=_positive, metavar="N", help="only the first N jobs that are not done")
-    parser.add_argument("--url", action="append", metavar="ADDRESS", help="a ComfyUI to use; again for each further one")
+    parser.add_argument(
+        "--url", action="append", metavar="ADDRESS", help="a ComfyUI to use; again for each further one"
+    )
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="the output folder of the ComfyUI at --url")
     parser.add_argument("--models", type=Path, metavar="FOLDER", help="the folder of checkpoints, for plan and Ray")
     parser.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster: its address, or auto")

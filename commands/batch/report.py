@@ -19,7 +19,10 @@ def as_json(name: str, jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> 
     rows = [
         {
             **{key: getattr(job, key) for key in ("key", "name", "model", "concepts", "settings", "passes", "is_part")},
-            **{key: getattr(outcomes[job.key], key) for key in ("state", "seconds", "host", "reason", "files", "figures")},
+            **{
+                key: getattr(outcomes[job.key], key)
+                for key in ("state", "seconds", "host", "reason", "files", "figures")
+            },
         }
         for job in jobs
         if job.key in outcomes
@@ -87,7 +90,8 @@ def _text(value: object) -> str:
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src 'self' file:; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src 'self' file:; style-src 'unsafe-inline'">
 <title>{title}</title>
 <style>
 body {{ font: 15px/1.5 sans-serif; max-width: 90rem; margin: 2rem auto; padding: 0 1rem; color: #202020 }}

@@ -230,4 +230,3 @@ def _shown(value: Any) -> str:
 
 def _listed(options: list[str]) -> str:
     return ", ".join(options)
-

@@ -16,7 +16,9 @@ PLAIN_SECONDS = 30.0
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table in plain text."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]
+    ]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
@@ -84,7 +86,9 @@ class Screen:
         for key, outcome in list(self.queue.outcomes.items()):
             if key not in self.told:
                 self.told.add(key)
-                self._say(f"{outcome.state:<6} {self.queue.jobs[key].title}  {outcome.reason or clock(outcome.seconds)}")
+                self._say(
+                    f"{outcome.state:<6} {self.queue.jobs[key].title}  {outcome.reason or clock(outcome.seconds)}"
+                )
         if not self.live and time.monotonic() - self.shown > PLAIN_SECONDS:
             self.shown = time.monotonic()
             self._say(summary(self.queue))

@@ -159,7 +159,7 @@ def _gather(host: Host, file: Json, target: Path) -> None:
 
 
 def figures_of(folder: Path) -> Json:
-    """Return what the files of a job say: shares and worst neighbours of the evaluation, what is left by the erasure."""
+    """Return what a job's files say: shares and worst neighbours of the evaluation, what the erasure left."""
     figures: Json = {}
     report = folder / "evaluation.json"
     if report.is_file():
