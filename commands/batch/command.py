@@ -176,5 +176,7 @@ def starts_at(options: argparse.Namespace) -> list[Start]:
 
 
 def own_place(options: argparse.Namespace) -> host.Place:
-    """Return the ComfyUI in which this pack is installed."""
-    return host.Place(places.host_folder(options.comfyui, []), None, Path())
+    """Return the ComfyUI in which this pack is installed, and the base folder where that is another one."""
+    comfy, above = places.host_folder(options.comfyui, []), places.ROOT.parents[1]
+    is_apart = places.ROOT.parent.name == "custom_nodes" and above.resolve() != comfy
+    return host.Place(comfy, above if is_apart else None, Path())

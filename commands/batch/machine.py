@@ -60,12 +60,16 @@ class Machine:
                 outcome = do(job, host, self.ledger, self.queue.jobs, self._progress)
                 loaded = job.model
                 if outcome.state == "lost":
+                    host.stop()
                     host, loaded = None, ""
                 self.queue.end(outcome)
         except Stopped:
             pass
         except ServerError as error:
             self.errors.append(str(error))
+        finally:
+            if host:
+                host.stop()
 
     def _progress(self, job: Job, stage: str) -> None:
         if self.stop.is_set():

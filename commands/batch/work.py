@@ -40,6 +40,9 @@ class Host:
     check: Callable[[], None] = lambda: None
     """Raise where it has ended, with what it said last."""
 
+    stop: Callable[[], None] = lambda: None
+    """End it, where it is the batch's own."""
+
 
 def do(job: Job, host: Host, ledger: Ledger, parts: Mapping[str, Job], progress: Progress) -> Outcome:
     """Do a job that is not done; its outcome says what failed. Nothing is raised but what ends the batch."""
@@ -58,10 +61,8 @@ def do(job: Job, host: Host, ledger: Ledger, parts: Mapping[str, Job], progress:
             files, figures = _gathered(job, host, outputs, staging)
             outcome = Outcome(job.key, "done", round(time.monotonic() - start, 1), host.name, "", files, figures)
             return ledger.commit(job, staging, outcome)
-    except GONE as error:
-        state, reason = "lost", f"{host.name} does not answer any more ({error})"
-    except talk.ServerError as error:
-        state, reason = _state_of(host), str(error)
+    except (*GONE, talk.ServerError) as error:
+        state, reason = _state_of(host, error), str(error)
     except OSError as error:
         cure = "make room or allow writing, and run the same command again"
         state, reason = "failed", f"its files could not be written ({error.strerror or error}): {cure}"
@@ -70,8 +71,10 @@ def do(job: Job, host: Host, ledger: Ledger, parts: Mapping[str, Job], progress:
     return Outcome(job.key, state, round(time.monotonic() - start, 1), host.name, reason)
 
 
-def _state_of(host: Host) -> str:
-    """Whether the job failed, or its host went away beneath it."""
+def _state_of(host: Host, error: Exception) -> str:
+    """Whether the job failed, or its host went away beneath it or is stuck."""
+    if isinstance(error, TimeoutError):
+        return "lost"
     try:
         host.check()
         host.address.get("/queue")

@@ -52,7 +52,7 @@ def _server(number: int, arguments: list[str]) -> Host:
     except BaseException:
         server.stop()
         raise
-    return Host(f"server {number + 1}", server, server.base / "output", server.check_alive)
+    return Host(f"server {number + 1}", server, server.base / "output", server.check_alive, server.stop)
 
 
 def place(options: argparse.Namespace) -> host.Place:

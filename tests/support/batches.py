@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -63,8 +64,17 @@ def done(results: Path) -> dict[str, int]:
 
 def contents(results: Path) -> dict[str, str]:
     """The bits of everything that jobs made, but for their records, which hold seconds."""
-    files = [path for path in results.glob("jobs/*/*") if path.name != "job.json"]
-    return {path.relative_to(results).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    files = [path for path in results.glob("jobs/*/*") if path.is_file() and path.name != "job.json"]
+    return {path.relative_to(results).as_posix(): hashlib.sha256(_bits(path)).hexdigest() for path in files}
+
+
+def _bits(path: Path) -> bytes:
+    """A file's bytes; of a safetensors file its metadata in one order, since its writer has none."""
+    data = path.read_bytes()
+    if path.suffix != ".safetensors":
+        return data
+    end = 8 + int.from_bytes(data[:8], "little")
+    return json.dumps(json.loads(data[8:end]), sort_keys=True).encode() + data[end:]
 
 
 def until(condition: Callable[[], bool], running: subprocess.Popen[str], seconds: float = 1200) -> None:

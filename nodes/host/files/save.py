@@ -100,8 +100,20 @@ def graph_metadata(prompt: Any, extra: Mapping[str, Any] | None) -> dict[str, st
     """Return the workflow as metadata, unless the host runs with --disable-metadata."""
     if args.disable_metadata:
         return {}
-    kept = {"prompt": json.dumps(prompt)} if prompt is not None else {}
+    kept = {"prompt": json.dumps(_as_queued(prompt))} if prompt is not None else {}
     return kept | {key: json.dumps(value) for key, value in (extra or {}).items()}
+
+
+def _as_queued(prompt: Any) -> Any:
+    """Return a prompt without what the host notes in it of files: their places on this machine, and times."""
+    if not isinstance(prompt, Mapping):
+        return prompt
+    return {
+        number: {key: value for key, value in node.items() if key != "is_changed"}
+        if isinstance(node, Mapping)
+        else node
+        for number, node in prompt.items()
+    }
 
 
 @dataclass(frozen=True)
