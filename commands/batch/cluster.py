@@ -151,10 +151,12 @@ class Cluster:
             self.workers[actor.prepare.options(name=f"start ComfyUI ({worker.name})").remote()] = worker
 
     def _give(self) -> None:
-        """Give every worker that has nothing to do a job that can begin."""
+        """Give every worker that has nothing to do a job that can begin; let them go where none will come."""
         for worker in list(self.idle):
             job = self.queue.take(worker.name, worker.loaded)
             if job is None:
+                if not self.queue.waiting:
+                    self._dismiss()
                 return
             self.idle.remove(worker)
             try:
@@ -166,6 +168,13 @@ class Cluster:
             worker.job = job
             parts = {key: self.queue.jobs[key] for key in job.needs}
             self.workers[worker.actor.do.options(name=job.title).remote(job, parts, base)] = worker
+
+    def _dismiss(self) -> None:
+        """Free what idle workers hold, for others in the cluster."""
+        import ray
+
+        while self.idle:
+            ray.kill(self.idle.pop().actor)
 
     def _base_of(self, model: str) -> list[Any]:
         """Return a base file in the object store, in a list so that only workers which lack it fetch it."""
@@ -188,7 +197,7 @@ class Cluster:
         try:
             told = ray.get(task)
         except ray.exceptions.RayError as error:
-            told = str(error).strip().partition("\n")[0]
+            told = str(error).strip().partition("\n")[0] or type(error).__name__
         if job is None and told:
             self.refusals.append(told)
         elif job:
@@ -210,6 +219,8 @@ class Cluster:
             reason = f"its result is not in {self.ledger.place} as seen from here: name a folder that all nodes share"
             outcome = replace(outcome, state="failed", reason=reason)
         self.queue.end(kept or outcome)
+        if not self.queue.has_open(job.model):
+            self.stored.pop(job.model, None)
 
 
 def room_for(resources: Resources, cluster: Mapping[str, float]) -> int:

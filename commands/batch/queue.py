@@ -43,6 +43,10 @@ class Queue:
         """Whether every job has an outcome."""
         return not self.waiting and not self.running
 
+    def has_open(self, model: str) -> bool:
+        """Whether a job of a model waits or runs."""
+        return any(job.model == model for job in [*self.waiting, *(each.job for each in self.running.values())])
+
     def take(self, host: str, loaded: str = "") -> Job | None:
         """Give a host its next job, of the model that it has loaded where there is one; None where none can begin."""
         with self.changed:

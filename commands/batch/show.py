@@ -71,15 +71,16 @@ class Screen:
         return Live(get_renderable=self._picture, refresh_per_second=2)
 
     def _picture(self) -> Any:
+        from rich.console import Group
         from rich.table import Table
         from rich.text import Text
 
-        made = Table(title=summary(self.queue), title_justify="left")
+        made = Table()
         for name in ("job", "on", "at", "for"):
             made.add_column(name)
         for row in running_rows(self.queue):
             made.add_row(*map(Text, row))
-        return made
+        return Group(Text(summary(self.queue)), made)
 
     def __call__(self) -> None:
         """Tell what has ended since, and on plain output now and then how far all is."""
