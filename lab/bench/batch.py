@@ -19,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from commands.batch import cluster, command, jobs, ledger, lines, machine, options, spec  # noqa: E402
+from commands.batch import cluster, command, host, jobs, ledger, lines, machine, options, spec  # noqa: E402
 from commands.batch.queue import Queue  # noqa: E402
 from commands.playground import world  # noqa: E402
 from lab.launch import batch as launch  # noqa: E402
@@ -63,11 +63,40 @@ def timed(name: str, batch: spec.Batch, run: Callable[[Queue, ledger.Ledger], No
     return {"how": name, "jobs": len(counted), "in the host": inside, "driver": away, "overhead": away / inside - 1}
 
 
+class Idle:
+    """A worker whose jobs take no time, to see how many of them the driver gives out."""
+
+    def __init__(self, place: host.Place, results: str) -> None:
+        self.results = results
+
+    def prepare(self) -> str:
+        return ""
+
+    def do(self, job: jobs.Job, parts: dict[str, jobs.Job], base: list[Any]) -> ledger.Outcome:
+        to = ledger.ledger_at(self.results)
+        with to.staging(job) as staging:
+            return to.commit(job, staging, ledger.Outcome(job.key, "done"))
+
+
+def driver_rate(count: int, workers: int) -> dict[str, Any]:
+    """How many jobs of no length the driver and idle workers put through in a second."""
+    cluster.EraseWorker = Idle  # type: ignore[misc, assignment]
+    text = f"models: [{CHECKPOINT}]\nconcepts: {json.dumps([f'thing {n}' for n in range(count)])}\n"
+    batch = spec.from_document(lines.parse(text + "ray: {gpus: 0, cpus: 0.01}\n", "bench.yaml"))
+    with tempfile.TemporaryDirectory() as folder:
+        queue, to = Queue(jobs.jobs_of(batch), {}), ledger.ledger_at(folder)
+        start = time.monotonic()
+        cluster.Cluster(queue, to, host.Place(ROOT, None, ROOT), batch.resources, Path, workers).run(_quiet)
+        seconds = time.monotonic() - start
+    return {"how": "driver", "jobs": count, "workers": workers, "jobs a second": round(count / seconds, 1)}
+
+
 def main() -> None:
-    """Print two rows."""
+    """Print two rows and the driver's rate."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=4, help="how many, the first not counted (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=60, help="of each job (default: %(default)s)")
+    parser.add_argument("--empty", type=int, default=1000, help="jobs of no length (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
     chosen = parser.parse_args()
     batch = batch_of(chosen.jobs, chosen.steps)
@@ -79,9 +108,11 @@ def main() -> None:
     rows.append(
         timed("Ray", batch, lambda queue, to: cluster.Cluster(queue, to, where, batch.resources, Path, 1).run(_quiet))
     )
-    for row in rows:
+    for row in rows:  # of jobs that take their time
         each = row["in the host"] / row["jobs"]
         print(f"{row['how']}: {row['jobs']} jobs of {each:.1f} s, {100 * row['overhead']:.1f} % around them")
+    rows.append(driver_rate(chosen.empty, 4))
+    print(f"driver: {rows[-1]['jobs a second']} empty jobs a second")
     if chosen.json:
         about = {"machine": f"{os.cpu_count()} cores", "steps": chosen.steps, "ray": _version(), "rows": rows}
         chosen.json.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")

@@ -26,11 +26,13 @@ def cluster():
     """Two nodes with a processor each, and a head without."""
     from ray.cluster_utils import Cluster
 
+    os.environ["RAY_worker_niceness"] = "0"  # else workers starve where other programs are busy
     made = Cluster()
     made.add_node(num_cpus=0, object_store_memory=100 * 2**20)
     made.nodes_of_the_test = [add_node(made) for _ in range(2)]
     yield made
     made.shutdown()
+    del os.environ["RAY_worker_niceness"]
 
 
 def add_node(cluster):
