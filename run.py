@@ -42,6 +42,8 @@ def _check(command: str, rest: list[str]) -> str:
         arguments.check_parser().parse_args(rest)
     if command == "evaluate":
         arguments.evaluate_parser().parse_args(rest)
+    if command == "batch":
+        arguments.batch_parser().parse_args(rest)
     if command == "serve":
         arguments.serve_parser().parse_args(rest)
     if command == "locales":

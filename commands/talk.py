@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 Json = dict[str, Any]
@@ -56,6 +58,11 @@ class Address:
         request = urllib.request.Request(self.url + "/upload/image", data=body, headers=headers)  # noqa: S310 - as above
         with _open(request, timeout=60) as answer:
             return str(json.loads(answer.read())["name"])
+
+    def download(self, file: Json, target: Path) -> None:
+        """Copy such a file to `target`, however large it is."""
+        with _open(f"{self.url}/view?{urllib.parse.urlencode(file)}", timeout=60) as answer, target.open("wb") as to:
+            shutil.copyfileobj(answer, to)
 
     def view(self, file: Json) -> bytes:
         """Return the bytes of a file as an output node names it: filename, subfolder and type."""
@@ -109,7 +116,7 @@ def _finished(server: Address, prompt_id: str, tick: Callable[[], None]) -> Json
         missed = 0 if prompt_id in known else missed + 1
         tick()
         time.sleep(EVERY_SECONDS)
-    raise ServerError("The check was taken from ComfyUI's queue: run the command again.")
+    raise ServerError("The prompt was taken from ComfyUI's queue: run the command again.")
 
 
 def withdraw(server: Address, prompt_id: str) -> None:

@@ -20,6 +20,7 @@ PLAIN = (
     ("family", "esd.family"),
     ("base file", "esd.base_file"),
     ("base sha256", "esd.base_sha256"),
+    ("merged", "esd.merged"),
     ("read from", "esd.source_file"),
     ("form", "esd.source_form"),
     ("made with version", "esd.version"),

@@ -15,7 +15,7 @@ from ..esd.evaluate.report import PicturePair, Report, to_text
 from .drawing_inputs import drawing, resuming, sampling_of_rows
 from .host.files.evaluation import save_report
 from .host.files.kept_rows import KeptRows
-from .host.files.save import check_name, listing
+from .host.files.save import check_name, files_told
 from .host.images import evaluate as host
 from .host.images import sampling
 from .host.images.shots import shard, shots_of
@@ -106,13 +106,14 @@ class ESDEvaluate(io.ComfyNode):
             seconds=tuple(drawn.seconds.items()),
         )
         worst = _worst_first(drawn)
-        text, shown = to_text(report), {}
-        if file_name:
-            paths = save_report(file_name, report, [_pair(b, a) for b, a in worst])
+        text = to_text(report)
+        paths = save_report(file_name, report, [_pair(b, a) for b, a in worst]) if file_name else []
+        if paths:
             text += f"\nSaved {paths[0].name}, .json and .csv"
-            shown = listing(paths[1], text)
         rates = percent(report.changes, ERASED, missing=True), percent(report.changes, KEPT)
-        return io.NodeOutput(report, _picture(report, worst), *rates, text, ui={**shown, "text": [text]})
+        return io.NodeOutput(
+            report, _picture(report, worst), *rates, text, ui={"text": [text], "esd_files": files_told(paths)}
+        )
 
 
 Pair = tuple[host.KeptPicture, host.KeptPicture]

@@ -17,6 +17,7 @@ from .keep import ESDKeep
 from .load_erasure import ESDLoadErasure
 from .load_model import ESDLoadModel
 from .measure import ESDMeasure
+from .merge import ESDMergeErasures
 from .prompt_set import ESDPromptSet
 from .safe_latent_diffusion import ESDSafeLatentDiffusion
 from .sample_set import ESDSampleSet
@@ -45,6 +46,7 @@ class EsdExtension(ComfyExtension):
             ESDApply,
             ESDLoadErasure,
             ESDErasureInfo,
+            ESDMergeErasures,
             ESDSaveCheckpoint,
             ESDSaveErasure,
             ESDBeforeAfter,

@@ -17,7 +17,10 @@ Settings = io.Custom("ESD_SETTINGS")
 """An esd.settings.Settings."""
 
 Weights = io.Custom("ESD_WEIGHTS")
-"""An esd.weights.ErasedWeights."""
+"""An esd.erasure.Erasure."""
+
+Erasures = io.Custom("ESD_ERASURES")
+"""A tuple of esd.erasure.Erasure."""
 
 Prompts = io.Custom("ESD_PROMPTS")
 """An esd.evaluate.prompt_set.PromptSet."""

@@ -35,19 +35,20 @@ class Task:
 
 def tasks(world: Any) -> Iterator[Task]:
     """Yield the tasks of the table."""
-    yield from (_objects(world, f"object: {name}", (name,)) for name in OBJECTS)
+    yield from (objects_task(world, f"object: {name}", (name,)) for name in OBJECTS)
     yield from (_styles(world, f"style: {name}", (name,)) for name in ("ink", "sepia", "fluent"))
     yield from (_attribute(world, name) for name in ATTRIBUTES)
-    replaced = _objects(world, "replace: cat by dog", ("cat",))
+    replaced = objects_task(world, "replace: cat by dog", ("cat",))
     dogs = [world.Judged("cat", "object", "dog")] * PICTURES
     yield Task(replaced.name, [{"erase": "cat", "replace_with": "dog"}], {**replaced.groups, "replaced": dogs})
     yield _styles(world, "two styles", ("ink", "sepia"))
-    yield _objects(world, "four objects", EIGHT[:4])
-    yield _objects(world, "eight objects", EIGHT)
-    yield _objects(world, "sixteen objects", SIXTEEN)
+    yield objects_task(world, "four objects", EIGHT[:4])
+    yield objects_task(world, "eight objects", EIGHT)
+    yield objects_task(world, "sixteen objects", SIXTEEN)
 
 
-def _objects(world: Any, title: str, names: tuple[str, ...]) -> Task:
+def objects_task(world: Any, title: str, names: tuple[str, ...]) -> Task:
+    """Erase objects: their own words, unseen prompts, neighbours and the rest."""
     seen = world.Judged
     each = max(2, UNSEEN // len(names))
     said = ("a picture of a {}", "{} in ink style on a blue background", "{} in sepia style", "{} on a pink background")
@@ -125,16 +126,21 @@ class Bench:
         settings = with_preset(Settings(**SIZE, seed=seed), preset)
         concepts = [make_concept(**each) for each in task.concepts]
         erased, seconds = self.world.erase(concepts, [], settings)
-        judged = [each for group in task.groups.values() for each in group]
-        before, after = self.before(judged), self.hits(erased.model, judged)
         row = {"task": task.name, "seed": seed, "preset": preset, "steps": len(erased.losses), "passes": erased.passes}
         row |= {"seconds": round(seconds, 1), "left": json.loads(erased.weights.metadata.get("esd.left", "{}"))}
+        return {**row, **self.counts(erased.model, task)}
+
+    def counts(self, model: Any, task: Task) -> dict[str, Any]:
+        """For each group of prompts: how many there are, and for each judge found before and after."""
+        judged = [each for group in task.groups.values() for each in group]
+        before, after = self.before(judged), self.hits(model, judged)
+        found: dict[str, Any] = {}
         start = 0
         for name, group in task.groups.items():
             part = slice(start, start + len(group))
-            counts = {j: [sum(before[j][part]), sum(after[j][part])] for j in self.judges}
-            row[name], start = {"n": len(group), **counts}, start + len(group)
-        return row
+            found[name] = {"n": len(group), **{j: [sum(before[j][part]), sum(after[j][part])] for j in self.judges}}
+            start += len(group)
+        return found
 
 
 def shown(row: dict[str, Any]) -> str:

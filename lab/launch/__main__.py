@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:] = [str(ROOT)] + [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT / "lab" / "launch"]
 
 from commands import evaluate  # noqa: E402
-from lab.launch import arguments, check, demo, lint, locales, serve  # noqa: E402
+from lab.launch import arguments, batch, check, demo, lint, locales, serve  # noqa: E402
 from lab.launch.server import ServerError  # noqa: E402
 
 
@@ -58,6 +58,10 @@ def _evaluate(rest: list[str]) -> int:
     return check.main(arguments.evaluate_parser().parse_args(rest), evaluate.run)
 
 
+def _batch(rest: list[str]) -> int:
+    return batch.main(arguments.batch_parser().parse_args(rest))
+
+
 def _serve(rest: list[str]) -> int:
     serve.main(arguments.serve_parser().parse_args(rest))
     return 0
@@ -78,6 +82,7 @@ COMMANDS = {
     "demo": _demo,
     "check": _check,
     "evaluate": _evaluate,
+    "batch": _batch,
     "serve": _serve,
     "test": _test,
     "lint": _lint,

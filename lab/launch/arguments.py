@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from commands import check, evaluate
+from commands.batch import options as batch
 from commands.playground import tasks
 
 METHODS = ("esd-x", "esd-x-strict", "esd-u", "esd-all", "selfattn")
@@ -17,6 +18,7 @@ SUMMARY = {
     "demo": "erase a concept from the playground model in a real ComfyUI, and judge the result",
     "check": "prove on this machine, with its GPU, that the nodes work in ComfyUI",
     "evaluate": "measure erasures, table by table: baselines, objects, style and more",
+    "batch": "erase a list of concepts from a list of models, on this machine or on a Ray cluster",
     "serve": "leave the same ComfyUI running, with the nodes in it, and open it in the browser",
     "test": "run the quick tests, --full what CI runs, --nightly everything; further arguments go to pytest",
     "lint": "run ruff and mypy",
@@ -125,6 +127,15 @@ def evaluate_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="run.py evaluate", description=_sentence("evaluate"))
     evaluate.add_options(parser)
     parser.epilog = "Arguments after -- go to ComfyUI as they are, for example: run.py evaluate baselines -- --lowvram"
+    parser.add_argument("comfyui", nargs="*", metavar="-- ARGUMENT", help=argparse.SUPPRESS)
+    return parser
+
+
+def batch_parser() -> argparse.ArgumentParser:
+    """Options of `batch`."""
+    parser = argparse.ArgumentParser(prog="run.py batch", description=_sentence("batch"))
+    batch.add_options(parser)
+    parser.epilog = "Arguments after -- go to ComfyUI as they are, for example: run.py batch jobs.yaml -- --lowvram"
     parser.add_argument("comfyui", nargs="*", metavar="-- ARGUMENT", help=argparse.SUPPRESS)
     return parser
 

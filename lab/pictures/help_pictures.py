@@ -95,6 +95,21 @@ GRAPHS: dict[str, Graph] = {
         ],
         [(0, "MODEL", 1, "model"), (1, "weights", 2, "weights"), (2, "picture", 3, "images")],
     ),
+    "ESDMergeErasures": (
+        [
+            STOCK,
+            ("ESDLoadErasure", (370, 0), {"file": FILE}),
+            ("ESDLoadErasure", (370, 260), {"file": FILE}),
+            ("ESDMergeErasures", (770, 60), {}),
+            ("ESDApply", (1130, 60), {}),
+        ],
+        [
+            *((0, "MODEL", place, "model") for place in (1, 2, 4)),
+            (1, "weights", 3, "weights"),
+            (2, "weights", 3, "weights_2"),
+            (3, "weights", 4, "weights"),
+        ],
+    ),
     "ESDSaveCheckpoint": (
         [LOAD, CAT, ERASE, ("ESDSaveCheckpoint", (740, 0), {})],
         [*PLAIN, (2, "MODEL", 3, "model"), (2, "weights", 3, "weights"), (0, "CLIP", 3, "clip"), (0, "VAE", 3, "vae")],

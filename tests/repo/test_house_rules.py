@@ -38,6 +38,9 @@ COMMANDS = sorted((ROOT / "commands").rglob("*.py"))
 STARTERS = {"subprocess", "multiprocessing", "ctypes", "pty", "webbrowser"}
 """Modules that start programs; the registry asks for none of them."""
 
+IN_BATCHES = {"yaml", "fsspec", "rich", "ray"}
+"""What the host brings too, and what a batch does without where it is missing."""
+
 METHOD_TESTS = [path for room in ("method", "formats") for path in sorted((ROOT / "tests" / room).glob("*.py"))]
 """The tests of esd/, which run where there is no host."""
 
@@ -131,10 +134,11 @@ ROOMS: dict[str, set[str]] = {
     | {"nodes/ui", *(f"{HOST}{each}" for each in ("", "/families", "/model", "/files", "/images", "/run"))},
     "commands/playground": set(),
     "commands": METHOD | {"commands/playground", "nodes", f"{HOST}/files", f"{HOST}/run", "."},
+    "commands/batch": METHOD | {"commands"},
     "lab": set(),
     "lab/reference": set(),
     "lab/playground/recipe": {"lab", "commands/playground"},
-    "lab/launch": {"lab", "lab/playground/recipe", "commands", "commands/playground", "nodes"},
+    "lab/launch": {"lab", "lab/playground/recipe", "commands", "commands/batch", "commands/playground", "nodes"},
     "lab/pictures": {"lab", "lab/launch"},
 }
 ROOMS["lab/bench"] = {*ROOMS, "."}
@@ -208,6 +212,7 @@ def test_nodes_import_nothing_that_is_beside_them(path):
 def test_commands_use_what_ships_and_what_the_host_brings_and_start_no_program(path):
     shipped = {"commands", "esd_pack"} | TORCH_AND_FRIENDS | {"numpy", "PIL"} | HOST_MODULES
     allowed = shipped | set(sys.stdlib_module_names) - STARTERS
+    allowed |= IN_BATCHES if path.parent.name == "batch" else set()
     assert {module for module, level in imports(path) if not level} <= allowed
 
 

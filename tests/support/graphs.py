@@ -97,6 +97,7 @@ NODES = (
     "ESDApply",
     "ESDLoadErasure",
     "ESDErasureInfo",
+    "ESDMergeErasures",
     "ESDSaveCheckpoint",
     "ESDSaveErasure",
     "ESDBeforeAfter",

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -82,21 +82,38 @@ def check_name(prefix: str | None) -> bool | str:
 
 
 def listing(path: Path, text: str) -> dict[str, list[Any]]:
-    """Return what a saving node tells: the file as the host's own savers list theirs, and a line of text."""
+    """Return what a saving node tells: its file, and a line of text."""
+    return {"esd_files": files_told([path]), "text": [text]}
+
+
+def files_told(paths: Sequence[Path]) -> list[dict[str, str]]:
+    """Return files in the output folder as the host's own savers list theirs."""
     root = Path(folder_paths.get_output_directory())
-    folder = path.parent.relative_to(root).as_posix()
-    return {
-        "esd_files": [{"filename": path.name, "subfolder": "" if folder == "." else folder, "type": "output"}],
-        "text": [text],
-    }
+    folders = [path.parent.relative_to(root).as_posix() for path in paths]
+    return [
+        {"filename": path.name, "subfolder": "" if folder == "." else folder, "type": "output"}
+        for path, folder in zip(paths, folders, strict=True)
+    ]
 
 
 def graph_metadata(prompt: Any, extra: Mapping[str, Any] | None) -> dict[str, str]:
     """Return the workflow as metadata, unless the host runs with --disable-metadata."""
     if args.disable_metadata:
         return {}
-    kept = {"prompt": json.dumps(prompt)} if prompt is not None else {}
+    kept = {"prompt": json.dumps(_as_queued(prompt))} if prompt is not None else {}
     return kept | {key: json.dumps(value) for key, value in (extra or {}).items()}
+
+
+def _as_queued(prompt: Any) -> Any:
+    """Return a prompt without what the host notes in it of files: their places on this machine, and times."""
+    if not isinstance(prompt, Mapping):
+        return prompt
+    return {
+        number: {key: value for key, value in node.items() if key != "is_changed"}
+        if isinstance(node, Mapping)
+        else node
+        for number, node in prompt.items()
+    }
 
 
 @dataclass(frozen=True)

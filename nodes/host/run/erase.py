@@ -16,12 +16,11 @@ from ....esd.concepts import Concept, Keep, prompts_of
 from ....esd.denoiser import Condition
 from ....esd.erasure import Erasure
 from ....esd.errors import EsdError
-from ....esd.examples import keep_specs
+from ....esd.passes import planned_passes, streams_of
 from ....esd.selection import ParameterInfo, row_slices, select
-from ....esd.settings import WHEN_GONE, Settings, check
-from ....esd.step_plan import MIN_STEPS
+from ....esd.settings import Settings, check
 from ....esd.train import StepCallback
-from ....esd.until_gone import CHECK_EVERY, measuring_passes, settled
+from ....esd.until_gone import settled
 from ..families import require_plain_weights
 from ..files.metadata import origin_of
 from ..files.picture_size import sized
@@ -180,23 +179,3 @@ def _dtype(precision: str, host: HostModel) -> torch.dtype:
     if stored is torch.float16 and compute_dtype(stored, device) is not stored:
         return torch.bfloat16 if comfy.model_management.should_use_bf16(device) else torch.float32
     return stored
-
-
-def streams_of(keeps: Sequence[Keep]) -> int:
-    """How many streams of examples a run draws from: one of the concepts, and one of the keeps where they teach."""
-    return 2 if keep_specs(keeps) else 1
-
-
-def planned_passes(settings: Settings, concepts: Sequence[Concept], keeps: Sequence[Keep]) -> int:
-    """Estimate the most network passes of a run: trajectories of two prompts, the student's forward, and measuring."""
-    drawn = settings.examples
-    if settings.draws_per_buffer:
-        drawn = -(-drawn // settings.draws_per_buffer) * settings.examples_per_buffer
-    each = min(settings.samples_per_trajectory, settings.num_inference_steps)
-    if settings.strided:
-        levels: float = max(each, MIN_STEPS) + 1
-    else:  # the mean of the last of so many random levels
-        levels = settings.num_inference_steps * each / (each + 1)
-    checks = settings.steps // CHECK_EVERY + 3 if settings.stop == WHEN_GONE else 0
-    measuring = checks * measuring_passes(concepts, settings)
-    return round(streams_of(keeps) * (drawn / each * 2 * levels + settings.examples) + measuring)

@@ -1,0 +1,103 @@
+"""The report over all jobs: data for programs, and an index page with the pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from .jobs import Job
+from .ledger import Outcome
+
+Json = dict[str, Any]
+FORMAT = "esd-batch-report-1"
+
+
+def as_json(name: str, jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> str:
+    """Return every job with how it ended."""
+    rows = [
+        {
+            **{key: getattr(job, key) for key in ("key", "name", "model", "concepts", "settings", "passes", "is_part")},
+            **{
+                key: getattr(outcomes[job.key], key)
+                for key in ("state", "seconds", "host", "reason", "files", "figures")
+            },
+        }
+        for job in jobs
+        if job.key in outcomes
+    ]
+    counts = {state: sum(row["state"] == state for row in rows) for state in ("done", "failed")}
+    return json.dumps({"format": FORMAT, "name": name, **counts, "jobs": rows}, indent=1) + "\n"
+
+
+def as_html(name: str, jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> str:
+    """Return the index page; every text in it is escaped, it runs no script, and its links stay in the folder."""
+    ended = [(job, outcomes[job.key]) for job in jobs if job.key in outcomes]
+    failed = [(job, outcome) for job, outcome in ended if not outcome.is_done]
+    whole = [(job, outcome) for job, outcome in ended if outcome.is_done and not job.is_part]
+    parts = sum(outcome.is_done and job.is_part for job, outcome in ended)
+    words = f"{len(whole)} results, {parts} merged parts, {len(failed)} failed"
+    body = [
+        f"<h1>{_text(name)}</h1><p>{words}.</p>",
+        _table(("job", "why it failed"), [(_text(job.title), _text(outcome.reason)) for job, outcome in failed]),
+        _table(HEAD, [row_of(job, outcome) for job, outcome in whole]),
+        "".join(_picture(job) for job, outcome in whole if "picture.png" in outcome.files),
+    ]
+    return _PAGE.format(title=_text(name), body="\n".join(filter(None, body)))
+
+
+HEAD = ("model", "erased", "settings", "gone", "kept", "worst neighbours", "left in the model", "files")
+
+
+def row_of(job: Job, outcome: Outcome) -> tuple[str, ...]:
+    """Return the cells of a job that is done, as HTML."""
+    figures = outcome.figures
+    found = figures.get("found", {})
+    worst = ", ".join(f"{label} {before} to {after}" for label, before, after in figures.get("worst", ()))
+    left = ", ".join(f"{prompt} {percent} %" for prompt, percent in figures.get("left", {}).items())
+    links = " ".join(f'<a href="jobs/{_text(job.name)}/{_text(file)}">{_text(file)}</a>' for file in outcome.files)
+    plain = (job.model, ", ".join(job.concepts), job.settings, gone(found), kept(found), worst, left)
+    return (*map(_text, plain), links)
+
+
+def gone(found: Json) -> str:
+    """Return in how many pictures of what was erased the judge finds nothing more."""
+    role = found.get("erased")
+    return f"{role['after'][1] - role['after'][0]} of {role['after'][1]}" if role else ""
+
+
+def kept(found: Json) -> str:
+    """Return in how many of the kept pictures the judge finds what it should, before and after."""
+    role = found.get("kept")
+    return f"{role['before'][0]} to {role['after'][0]} of {role['after'][1]}" if role else ""
+
+
+def _picture(job: Job) -> str:
+    source = f"jobs/{_text(job.name)}/picture.png"
+    return f'<h2>{_text(job.title)}</h2><img src="{source}" alt="evaluation of {_text(job.title)}" loading="lazy">'
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    heads = "".join(f"<th>{_text(cell)}</th>" for cell in head)
+    return f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>" if body else ""
+
+
+def _text(value: object) -> str:
+    return escape(str(value).encode("utf-8", "replace").decode("utf-8"))
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src 'self' file:; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>
+body {{ font: 15px/1.5 sans-serif; max-width: 90rem; margin: 2rem auto; padding: 0 1rem; color: #202020 }}
+table {{ border-collapse: collapse; margin: 1rem 0 }} td, th {{ text-align: left; padding: .2rem .8rem .2rem 0 }}
+th {{ border-bottom: 1px solid #bbb }} td {{ vertical-align: top }} img {{ max-width: 100% }}
+</style></head><body>
+{body}
+</body></html>
+"""

@@ -1,0 +1,60 @@
+"""Merge Erasures: several into one."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..esd.erasure import Erasure
+from ..esd.merge import MODES, PROJECTED, merge
+from .schema import finding
+from .sockets import CATEGORY, Erasures, Weights
+
+
+class ESDMergeErasures(io.ComfyNode):
+    """Up to four erasures, and those of the Merge nodes before it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Define inputs and outputs."""
+        return io.Schema(
+            node_id="ESDMergeErasures",
+            display_name="ESD Merge Erasures",
+            category=CATEGORY,
+            **finding("combine erasures", "add erasures", "merge LoRA", "ESD"),
+            description="Makes one erasure of several that were trained from the same model, without training.",
+            inputs=[
+                Weights.Input("weights", tooltip="The weights output of Erase or Load Erasure."),
+                *(
+                    Weights.Input(f"weights_{number}", optional=True, tooltip="One more erasure of the same model.")
+                    for number in (2, 3, 4)
+                ),
+                io.Combo.Input(
+                    "mode",
+                    options=list(MODES),
+                    default=PROJECTED,
+                    optional=True,
+                    tooltip="sum: all changes added. sum projected: what several erasures have in common counts once, "
+                    "so that overlapping concepts do not add up.",
+                ),
+                Erasures.Input("previous", optional=True, tooltip="More erasures, from another Merge Erasures."),
+            ],
+            outputs=[
+                Weights.Output("merged", display_name="weights", tooltip="All of them as one, for Apply and Save."),
+                Erasures.Output("erasures", display_name="erasures", tooltip="For one more Merge Erasures."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        weights: Erasure,
+        weights_2: Erasure | None = None,
+        weights_3: Erasure | None = None,
+        weights_4: Erasure | None = None,
+        mode: str = PROJECTED,
+        previous: tuple[Erasure, ...] = (),
+    ) -> io.NodeOutput:
+        """Merge all that are connected."""
+        more = (each for each in (weights_2, weights_3, weights_4) if each is not None)
+        erasures = (*previous, weights, *more)
+        return io.NodeOutput(merge(erasures, mode), erasures)

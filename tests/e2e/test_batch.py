@@ -1,0 +1,85 @@
+"""A batch on one machine's real host: parts and their merge, a job that cannot be done, going on, and the page."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from safetensors.torch import load_file
+
+from commands.batch import jobs, spec
+from esd_pack.esd.erasure import Erasure
+from esd_pack.esd.merge import merge
+from support import batches
+from support.paths import ROOT
+
+MERGED = {
+    "together": "all",
+    "by": "merging",
+    "save": ["difference", "lora", "official", "diffusers unet", "checkpoint"],
+}
+
+
+@pytest.mark.full
+def test_two_parts_are_merged_judged_and_saved_and_nothing_is_done_again(host, tmp_path):
+    file, results = batches.jobs_file(tmp_path, ["cat", "rocket"], **MERGED), tmp_path / "results"
+    ended = batches.at(host, file, "--results", results)
+    assert ended.returncode == 0 and "3 of 3 done, 0 failed." in ended.stdout, ended.stdout + ended.stderr
+    one, other, last = jobs.jobs_of(spec.load(file))
+    folder = results / "jobs" / last.name
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {"difference.safetensors", "lora.safetensors", "official.safetensors", "checkpoint.safetensors"}
+    assert names >= {"diffusers_unet", "evaluation.html", "evaluation.json", "picture.png", "graph.json", "job.json"}
+    assert (folder / "diffusers_unet" / "config.json").is_file()
+    parts = [load_file(results / "jobs" / job.name / "difference.safetensors") for job in (one, other)]
+    merged, found = merge([Erasure(part) for part in parts]), load_file(folder / "difference.safetensors")
+    assert all(found[name].equal(tensor) for name, tensor in merged.differences.items()) and len(found) == len(parts[0])
+    report = json.loads((results / "report.json").read_text("utf-8"))
+    assert report["done"] == 3 and report["jobs"][-1]["figures"]["found"]["erased"]["after"][1] == 2
+    before = batches.done(results)
+    assert "3 of 3 done" in batches.at(host, file, "--results", results).stdout and batches.done(results) == before
+    again = batches.at(host, file, "--results", tmp_path / "again")  # whose files the host has in its cache no more
+    assert "3 of 3 done" in again.stdout
+    first, second = (batches.contents(place) for place in (results, tmp_path / "again"))
+    pictures = {name for name in first if first[name] != second[name]}
+    assert pictures <= {f"jobs/{last.name}/picture.png"}  # in which the host notes where it found the parts
+
+
+@pytest.mark.full
+def test_a_job_that_cannot_be_done_says_why_and_the_others_are_done(host, tmp_path):
+    file = batches.jobs_file(tmp_path, [batches.BAD, "cat"])
+    first = batches.at(host, file, "--results", tmp_path / "results", "--first", 1)
+    assert "0 of 2 done, 1 failed, 1 not done yet: the same command goes on." in first.stdout, first.stdout
+    ended = batches.at(host, file, "--results", tmp_path / "results")
+    assert ended.returncode == 1 and "1 of 2 done, 1 failed." in ended.stdout and "does not know" in ended.stdout
+    page = (tmp_path / "results" / "index.html").read_text("utf-8")
+    assert "why it failed" in page and "picture.png" in page
+
+
+@pytest.mark.full
+def test_the_page_opens_a_job_s_graph_and_would_run_the_same(page, tmp_path):
+    extra = {"keep": ["tiger"], "contexts": {"kind": "object"}}
+    for job in jobs.jobs_of(spec.load(batches.jobs_file(tmp_path, ["cat", "rocket"], **MERGED, **extra))):
+        page.evaluate("async graph => { await window.app.loadApiJson(graph, 'job') }", job.graph)
+        page.wait_for_function("n => window.app.graph.nodes.length === n", arg=len(job.graph))
+        shown = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+        assert {number: node["class_type"] for number, node in shown.items()} == {
+            number: node["class_type"] for number, node in job.graph.items()
+        }
+        for number, node in job.graph.items():
+            assert {name: shown[number]["inputs"].get(name) for name in node["inputs"]} == node["inputs"], number
+
+
+def test_mistakes_end_the_command_with_one_sentence(tmp_path):
+    file = tmp_path / "jobs.yaml"
+    file.write_text("models: [a]\nconcepts: cat", encoding="utf-8")
+    line = [sys.executable, str(ROOT / "commands" / "batch")]
+    for words, said in (
+        ([str(file)], "jobs.yaml, line 2: concepts is"),
+        ([], "Name the file of jobs"),
+        ([str(tmp_path / "none.yaml")], "cannot be read"),
+    ):
+        ended = subprocess.run([*line, *words], capture_output=True, text=True, check=False)
+        assert ended.returncode == 1 and said in ended.stderr and len(ended.stderr.splitlines()) == 1, ended.stderr
