@@ -14,7 +14,18 @@ from safetensors.numpy import load_file
 from lab.launch.server import Server
 from lab.launch.workflow import nodes_of, set_input, to_prompt
 from support.outcomes import record
-from support.serving import ERASE, line_of, other, progress_of, runs_of, saved, shipped, short_prompt, words_of
+from support.serving import (
+    ERASE,
+    line_of,
+    other,
+    progress_of,
+    runs_of,
+    saved,
+    shipped,
+    short_prompt,
+    with_settings,
+    words_of,
+)
 
 pytestmark = pytest.mark.full
 
@@ -56,11 +67,11 @@ def serving(comfy_path, tmp_path_factory):
 
 def whole_workflow(server: Server, seed: int) -> dict[str, Any]:
     """The workflow that ships, with its training and its pictures cut short."""
-    made = to_prompt(shipped("erase_an_object"), server.get("/object_info"))
-    short = {"num_inference_steps": 4, "samples_per_trajectory": 2, "trajectory_batch": 2, "width": 64, "height": 64}
+    info = server.get("/object_info")
+    short = {"num_inference_steps": 4, "samples_per_trajectory": 2, "trajectory_batch": 2}
     erase = {"steps": 3, "seed": seed, "start": "reuse or resume", "preview_every": 0, "stop": "after all steps"}
+    made = with_settings(to_prompt(shipped("erase_an_object"), info), info, **short)
     for class_type, inputs in {
-        "ESDEraseSettings": short,
         "ESDErase": erase,
         "ESDBeforeAfter": {"steps": 1, "prompts": "cat"},
     }.items():

@@ -24,8 +24,8 @@ def workflow(steps: int) -> dict:
             node["type"] = "CheckpointLoaderSimple"
         elif node["type"] == "ESDErase":
             node["widgets_values"] = ["esd-x-strict", steps, 1e-5, 1.0, steps, 4, 0, "start over"]
-        elif node["type"] == "ESDEraseSettings":
-            node["widgets_values"][2:8] = [8, 0.0, 8, True, 1, 8]  # short walks, few at a time: steps come at once
+        elif node["type"] == "ESDConcept":
+            node["widgets_values"][0] = "ink style"  # which takes steps
         elif node["type"] == "ESDBeforeAfter":
             node["widgets_values"][0], node["widgets_values"][2] = "cat", 1
     return made
@@ -64,7 +64,7 @@ def test_followed_reloaded_and_finished(page, host, vue):
     drawn = page.evaluate("""() => [...document.querySelectorAll('[data-esd-live] path')].map(
         path => path.getAttribute('d').split('M').length - 1)""")
     left = page.evaluate("() => document.querySelector('[data-esd-left]').textContent")
-    assert re.fullmatch(r"cat: \d+ % left", left), left
+    assert re.fullmatch(r"ink style: \d+ % left", left), left
     assert drawn[0] >= 10 and drawn[1:] == [1, 1]  # a point a step, the mean, and where the run is
     if vue:
         page.evaluate(FINISH)

@@ -20,8 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCREENSHOTS = ROOT / ".run" / "screenshots"
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 SHORT = {
-    "ESDErase": {"steps": 3, "preview_every": 3, "start": "start over", "stop": "after all steps"},
-    "ESDEraseSettings": {"num_inference_steps": 10, "samples_per_trajectory": 3, "trajectory_batch": 1},
+    "ESDErase": {"steps": 3, "preview_every": 3, "start": "start over"},
     "ESDBeforeAfter": {"steps": 2},
 }
 """What the workflows are cut to: what they teach is for the benches, here every node of theirs must do its work."""

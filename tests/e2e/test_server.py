@@ -17,7 +17,7 @@ from lab.launch.base import PACK
 from lab.launch.server import ServerError
 from lab.launch.workflow import nodes_of, set_input, to_prompt, upstream
 from support.graphs import NODES
-from support.serving import progress_of, told_of
+from support.serving import progress_of, told_of, with_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 6
@@ -29,11 +29,9 @@ def prompt(object_info) -> dict[str, Any]:
     made = to_prompt(json.loads((ROOT / "workflows" / "erase_an_object.json").read_text("utf-8")), object_info)
     set_input(made, "ESDErase", "steps", STEPS)
     set_input(made, "ESDErase", "start", "start over")
-    for name, value in {"num_inference_steps": 10, "samples_per_trajectory": 3, "trajectory_batch": 2}.items():
-        set_input(made, "ESDEraseSettings", name, value)
     set_input(made, "ESDBeforeAfter", "steps", 1)
     set_input(made, "ESDBeforeAfter", "prompts", "cat\ndog")
-    return made
+    return with_settings(made, object_info, num_inference_steps=10, samples_per_trajectory=3, trajectory_batch=2)
 
 
 @pytest.fixture(scope="module")

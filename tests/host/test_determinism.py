@@ -30,6 +30,7 @@ QUICK = {
     "trajectory_batch": 2,
     "buffer_size": 4,
     "contexts": "own words",
+    "closed_form": False,
 }
 TWO = (("cat", ""), ("sunglasses", "cat"))
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -106,7 +106,14 @@ def model(comfy: Any, request: pytest.FixtureRequest) -> Any:
     return KINDS[request.param]()
 
 
-SMALL: dict[str, Any] = {"method": "esd-x", "steps": 2, "num_inference_steps": 4, "width": 64, "height": 64}
+SMALL: dict[str, Any] = {
+    "method": "esd-x",
+    "steps": 2,
+    "closed_form": False,
+    "num_inference_steps": 4,
+    "width": 64,
+    "height": 64,
+}
 
 
 def test_a_low_rank_student_learns_beside_quantised_weights(model: Any) -> None:

@@ -29,6 +29,7 @@ QUICK = Settings(
     height=64,
     stop="after all steps",
     contexts="own words",
+    closed_form=False,
 )
 KEYS = ("inputs", "model", "1", "2", "ckpt_name")
 

@@ -64,6 +64,7 @@ QUICK = {
     "trajectory_batch": 2,
     "buffer_size": 8,
     "contexts": "own words",
+    "closed_form": False,
 }
 
 SHORT = {

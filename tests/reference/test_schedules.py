@@ -20,6 +20,7 @@ QUICK = {
     "steps": 2,
     "stop": "after all steps",
     "contexts": "own words",
+    "closed_form": False,
 }
 
 

@@ -18,7 +18,13 @@ from .paths import NAME, ROOT
 
 SETTINGS = {
     **{"steps": 6, "width": 64, "height": 64, "num_inference_steps": 4, "samples_per_trajectory": 2},
-    **{"trajectory_batch": 2, "buffer_size": 4, "stop": "after all steps", "contexts": "own words"},
+    **{
+        "trajectory_batch": 2,
+        "buffer_size": 4,
+        "stop": "after all steps",
+        "contexts": "own words",
+        "closed_form": False,
+    },
 }
 DRAWING = {"judge": "playground", "kept": ["tiger"], "samples": 1, "steps": 2, "cfg": 3, "in_model": False}
 DRAWING |= {"sampler_name": "ddim", "scheduler": "ddim_uniform", "width": 64, "height": 64}

@@ -37,6 +37,7 @@ SHORT = {
     "buffer_size": 2,
     "strided": False,
     "contexts": "own words",
+    "closed_form": False,
 }
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork") or resource is None, reason="needs a system that can fork")

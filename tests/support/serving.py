@@ -24,6 +24,7 @@ QUICK = {
     "trajectory_batch": 2,
     "buffer_size": 4,
     "contexts": "own words",
+    "closed_form": False,
 }
 ERASE, SAVE = "4", "5"
 Prompt = dict[str, dict[str, Any]]
@@ -46,6 +47,15 @@ def short_prompt(object_info: Any, **erase: Any) -> Prompt:
         ERASE: node(object_info, "ESDErase", **links, **given),
         SAVE: node(object_info, "ESDSaveErasure", weights=[ERASE, 1]),
     }
+
+
+def with_settings(prompt: Prompt, object_info: Any, **values: Any) -> Prompt:
+    """A copy with an Erase Settings node on its one Erase node, which begins with the model's own weights."""
+    made = copy.deepcopy(prompt)
+    made["settings"] = node(object_info, "ESDEraseSettings", **{"closed_form": False, **values})
+    (erase,) = (each for each in made.values() if each["class_type"] == "ESDErase")
+    erase["inputs"]["settings"] = ["settings", 0]
+    return made
 
 
 def with_twin(prompt: Prompt, digit: str, **concept: Any) -> Prompt:

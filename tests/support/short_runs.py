@@ -22,6 +22,7 @@ QUICK = {
     "trajectory_batch": 2,
     "buffer_size": 4,
     "contexts": "own words",
+    "closed_form": False,
 }
 
 

@@ -23,6 +23,7 @@ def graph(steps):
         "strided": True,
         "draws_per_buffer": 0,
         "contexts": "own words",
+        "closed_form": False,
     }
     how = {
         "optimizer": "adamw",

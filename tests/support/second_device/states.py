@@ -41,6 +41,7 @@ QUICK = {
     "steps": 2,
     "stop": "after all steps",
     "contexts": "own words",
+    "closed_form": False,
 }
 KEPT = {"preview_every": 0, "snapshot_every": 0, "start": "start over"}
 RESIDENCY = {
@@ -212,6 +213,7 @@ simple("gradient checkpointing on", gradient_checkpointing="on")
 simple("batch 2, accumulate 2", batch_size=2, gradient_accumulation_steps=2)
 simple("the student as sampler", sampler_model="student", buffer_size=1, samples_per_trajectory=1, steps=3)
 simple("optimiser adafactor", optimizer="adafactor")
+simple("a start in closed form", closed_form=True)
 simple("precision bf16", precision="bf16")
 simple("precision fp16", precision="fp16", steps=1)
 
@@ -222,7 +224,7 @@ simple("256 pixels, gradient checkpointing on, batch 2", **{**LARGE, "gradient_c
 simple("256 pixels, esd-u, adafactor", **{**LARGE, "method": "esd-u", "optimizer": "adafactor"})
 
 
-def family(words: str, row: str) -> None:
+def family(words: str, row: str, **changes: Any) -> None:
     """A small network of a family's real layout with random weights."""
 
     def run(world: World) -> Any:
@@ -233,7 +235,7 @@ def family(words: str, row: str) -> None:
         with torch.inference_mode(False), world.eager_layers():
             state = {name: t.clone() for name, t in ROWS[row].state().items()}
         model = comfy.sd.load_diffusion_model_state_dict(state)
-        return dict(world.erase(model, ROWS[row].text, width=128, height=128, steps=2).weights.differences)
+        return dict(world.erase(model, ROWS[row].text, width=128, height=128, steps=2, **changes).weights.differences)
 
     STATES[words] = run
 
@@ -241,6 +243,8 @@ def family(words: str, row: str) -> None:
 family("SD2.x", "sd2")
 family("SDXL", "koala")
 family("SD3", "sd3")
+family("SD2.x, a start in closed form", "sd2", closed_form=True)
+family("SDXL, a start in closed form", "koala", closed_form=True)
 
 FORETOLD = ("256 pixels", "256 pixels, gradient checkpointing on, batch 2", "256 pixels, esd-u, adafactor", "SDXL")
 """Where the peak on the device is held against what was foretold."""
@@ -249,6 +253,12 @@ FORETOLD = ("256 pixels", "256 pixels, gradient checkpointing on, batch 2", "256
 @state("erase from")
 def _(world: World) -> Any:
     return world.erase(concepts=[world.concept("cat", "cat in a hat")]).weights.differences
+
+
+@state("a start in closed form, rank 4")
+def _(world: World) -> Any:
+    learnt = world.erase(closed_form=True, rank=4).weights
+    return {name: learnt.change(name) for name in learnt.names}
 
 
 @state("several concepts")
