@@ -13,9 +13,9 @@ from torch import Tensor
 from ..erasure import PREFIX, Erasure
 from ..errors import EsdError
 from ..files.lazy_tensor import LazyTensor
+from ..first_names import by_present_name
 from ..metadata import as_dict, as_dicts, as_float, as_str
 from ..objective import ETA_OFFSET, eta_from_negative_guidance
-from ..settings import by_present_name
 from .network import Network, Slice, diffusers_names
 
 FORMAT = "erasing-esd-v2"

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from esd_pack.esd.files.lazy import open_tensors
+from esd_pack.esd.first_names import FIRST_NAMES, by_first_name, by_present_name
 from esd_pack.esd.formats.official import to_official
-from esd_pack.esd.settings import FIRST_NAMES, Settings, by_first_name, by_present_name
+from esd_pack.esd.settings import Settings
 from esd_pack.esd.snapshot import read_snapshot
 from esd_pack.esd.train import Training
 from support.fakes import FakeConditions, FakeDenoiser

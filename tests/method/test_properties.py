@@ -24,6 +24,7 @@ from esd_pack.esd import (
     erasure,
     errors,
     examples,
+    first_names,
     metadata,
     objective,
     optimizers,
@@ -118,9 +119,9 @@ class TestSettings:
     @examples_of(20)
     @given(st.dictionaries(st.sampled_from(sorted(runs.FIELDS)), st.integers(), max_size=5))
     def test_first_and_present_names(self, some):
-        stored = runs.by_first_name(some)
-        assert runs.by_present_name(stored) == some == runs.by_present_name(some)
-        assert runs.by_present_name(runs.by_first_name(vars(runs.Settings()))) == vars(runs.Settings())
+        stored = first_names.by_first_name(some)
+        assert first_names.by_present_name(stored) == some == first_names.by_present_name(some)
+        assert first_names.by_present_name(first_names.by_first_name(vars(runs.Settings()))) == vars(runs.Settings())
 
     @examples_of(40)
     @given(TEXTS | st.sampled_from(sorted(presets.PRESETS)))

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ....esd.concepts import Concept, Keep
 from ....esd.denoiser import Condition
-from ....esd.settings import ALL_STEPS, FIELDS, Settings, by_first_name
+from ....esd.first_names import by_first_name
+from ....esd.settings import ALL_STEPS, FIELDS, Settings
 
 ALGORITHM_VERSION = 2
 """Counts up when the same inputs would no longer give the same weights."""
