@@ -56,10 +56,10 @@ class Erased:
     def curves(self) -> dict[str, list[float]]:
         """What the losses output holds: the loss of every step, and the worst residual of every check.
 
-        Where the closed-form start was enough there is no loss; the residual stands in its place, so it can be drawn.
+        Where the closed-form start was enough there is no loss: the residual stands for it, from 1 in the MODEL.
         """
         residual = json.loads(self.weights.metadata.get(RESIDUAL, "{}")).get("worst", [])
-        return {"loss": self.losses or list(residual), **({"residual": residual} if residual else {})}
+        return {"loss": self.losses or [1.0, *residual], **({"residual": residual} if residual else {})}
 
 
 def erase_model(
