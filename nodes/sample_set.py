@@ -32,7 +32,7 @@ class ESDSampleSet(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The MODEL that draws: the erased one, or the base."),
                 io.Clip.Input("clip", tooltip="The text encoder."),
-                io.Vae.Input("vae", tooltip="The VAE."),
+                io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
                 Prompts.Input("prompts", tooltip="What is drawn: a Prompt Set."),
                 *sampling_of_rows(),
                 *drawing(),

@@ -46,7 +46,7 @@ def starting_edits(
             known[prompt] = tokens(prompt).float()
         return known[prompt].double()
 
-    prompts = staying_prompts(concepts, [prompt for keep in keeps for prompt in keep.prompts])
+    prompts = staying_prompts(concepts, [prompt for keep in keeps if keep.weight for prompt in keep.prompts])
     edit = text_edit(tokens, concepts, plan.settings, second_moment(map(staying, prompts)))
     keys, values = text_weights(plan.host, plan.names)
     return {**dict.fromkeys(keys, edit.keys), **dict.fromkeys(values, edit.values)}
