@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..esd.erasure import Erasure
-from ..esd.merge import MODES, PROJECTED, merge
+from ..esd.merge import DEFAULT, MODES, merge
 from .schema import finding
 from .sockets import CATEGORY, Erasures, Weights
 
@@ -31,7 +31,7 @@ class ESDMergeErasures(io.ComfyNode):
                 io.Combo.Input(
                     "mode",
                     options=list(MODES),
-                    default=PROJECTED,
+                    default=DEFAULT,
                     optional=True,
                     tooltip="sum: all changes added. sum projected: what several erasures have in common counts once, "
                     "so that overlapping concepts do not add up.",
@@ -51,7 +51,7 @@ class ESDMergeErasures(io.ComfyNode):
         weights_2: Erasure | None = None,
         weights_3: Erasure | None = None,
         weights_4: Erasure | None = None,
-        mode: str = PROJECTED,
+        mode: str = DEFAULT,
         previous: tuple[Erasure, ...] = (),
     ) -> io.NodeOutput:
         """Merge all that are connected."""

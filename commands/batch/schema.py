@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from esd_pack.esd.contexts import KINDS
+from esd_pack.esd.merge import DEFAULT as DEFAULT_MERGE
 from esd_pack.esd.merge import MODES
 from esd_pack.esd.presets import PRESETS
 from esd_pack.esd.settings import FIELDS
@@ -125,7 +126,7 @@ def jobs_schema() -> Json:
         "concepts": {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/concept"}},
         "together": choice(TOGETHER, EACH, "What one result lacks: each concept alone, a group of them, or all."),
         "by": choice(BY, DEFAULT_BY, "How several come into one result: one training of all, or singles merged."),
-        "merge": choice(MODES, MODES[-1], "With by: merging, the mode of ESD Merge Erasures."),
+        "merge": choice(MODES, DEFAULT_MERGE, "With by: merging, the mode of ESD Merge Erasures."),
         "settings": {"anyOf": [{"$ref": "#/$defs/settings"}, _list("settings")]},
         "contexts": {"$ref": "#/$defs/contexts"},
         "keep": {"type": "array", "minItems": 1, "items": {"anyOf": [TEXT, table(keep, ("prompts",))]}},

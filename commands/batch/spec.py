@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from esd_pack.esd.concepts import Concept, Keep, make_concept, make_keep
 from esd_pack.esd.contexts import make_rules, with_contexts
 from esd_pack.esd.errors import EsdError
-from esd_pack.esd.merge import MODES
+from esd_pack.esd.merge import DEFAULT as DEFAULT_MERGE
 from esd_pack.esd.presets import PRESETS
 from esd_pack.esd.settings import Settings, check
 
@@ -126,7 +126,7 @@ def from_document(document: Document) -> Batch:
         _distinct(document, "models"),
         tuple(_groups(document, wanted, together)),
         data.get("by", schema.DEFAULT_BY),
-        data.get("merge", MODES[-1]),
+        data.get("merge", DEFAULT_MERGE),
         _variants(document),
         tuple(_keep(document, place) for place in range(len(data.get("keep", ())))),
         evaluation,
