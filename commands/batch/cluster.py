@@ -250,7 +250,7 @@ def connect(address: str) -> None:
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     try:
         ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": variables}, logging_level="warning")
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise EsdError(
             f"No Ray cluster answers at {address} ({reason}): start one with ray start --head, or correct the address."

@@ -110,7 +110,7 @@ def main() -> None:
     )
     for row in rows:  # of jobs that take their time
         each = row["in the host"] / row["jobs"]
-        print(f"{row['how']}: {row['jobs']} jobs of {each:.1f} s, {100 * row['overhead']:.1f} % around them")
+        print(f"{row['how']}: {row['jobs']} jobs of {each:.1f} s, {100 * row['overhead']:.2f} % around them")
     rows.append(driver_rate(chosen.empty, 4))
     print(f"driver: {rows[-1]['jobs a second']} empty jobs a second")
     if chosen.json:
