@@ -207,7 +207,8 @@ def test_each_preset(world, page, name):
         before = states()
         ends.append(bits(erase(world, settings=few)))
         assert states() == before
-    assert ends[0] == ends[1] and len(ends[0][1]) == 1
+    gone_at_once = name == "default"  # the residual before and after its start then stands for losses
+    assert ends[0] == ends[1] and len(ends[0][1]) == 1 + gone_at_once
     record(f"a step of the preset {name}, twice, from odd random states", 2, "the same bits, the states as before")
 
 

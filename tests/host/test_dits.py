@@ -295,8 +295,8 @@ def test_what_is_left_is_measured(comfy: Any, node_classes: Any, name: str) -> N
             row.model(), row.text, [make_concept("a cat")], [], Settings(rank=4, steps=CHECK_EVERY, **few)
         )
     assert len(made.losses) == CHECK_EVERY and set(json.loads(made.weights.metadata["esd.left"])) == {"a cat"}
-    (worst,) = json.loads(made.weights.metadata["esd.residual"])["worst"]
-    assert worst == worst and worst < 10
+    begun, worst = json.loads(made.weights.metadata["esd.residual"])["worst"]
+    assert begun == 1.0 and worst == worst and worst < 10
 
 
 @pytest.mark.parametrize("name", ["dev", "wan", "zimage"])

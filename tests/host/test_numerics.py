@@ -86,6 +86,7 @@ def test_a_run_trains_with_them(comfy, playground, monkeypatch):
         "buffer_size": 2,
         "width": 64,
         "height": 64,
+        "closed_form": False,
     }
     for asked in (True, False):
         with torch.inference_mode():
