@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -101,6 +102,7 @@ def _cached_result(
     if found is None or (not found.complete and (monitor.start == RESUME or folder.has_newer_snapshot())):
         return None
     live.losses = found.losses
+    live.left = json.loads(found.weights.metadata.get("esd.left", "{}"))
     message = f"taken from output/esd/runs/{folder.path.name}: trained before with the same inputs"
     if not found.complete:
         message += f', and finished early after {len(found.losses)} steps (start: "resume" continues)'
