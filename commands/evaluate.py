@@ -177,7 +177,8 @@ def _evaluated(made: Run, studio: arms.Studio, arm: arms.Made, prompts: Sequence
         file_name=name.replace(" ", "-"), **links, **made.sampling,
     )  # fmt: skip
     outputs = _queued(made, studio.prompt)
-    return dict(json.loads(made.server.view(outputs["evaluate"]["esd_files"][0])))
+    (report,) = (file for file in outputs["evaluate"]["esd_files"] if file["filename"].endswith(".json"))
+    return dict(json.loads(made.server.view(report)))
 
 
 def _rows(made: Run, studio: arms.Studio, prompts: Sequence[tables.Prompt]) -> list[Any]:
