@@ -22,6 +22,7 @@ WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 SHORT = {
     "ESDErase": {"steps": 3, "preview_every": 3, "start": "start over"},
     "ESDBeforeAfter": {"steps": 2},
+    "ESDEvaluate": {"samples": 1, "steps": 2},
 }
 """What the workflows are cut to: what they teach is for the benches, here every node of theirs must do its work."""
 
