@@ -119,7 +119,9 @@ class TestReport:
 class TestCancel:
     """Stopped in the middle."""
 
-    @pytest.mark.parametrize("judge", ["ESDJudgePlayground", "ESDJudgeBaseModel"])
+    @pytest.mark.parametrize(
+        "judge", ["ESDJudgePlayground", pytest.param("ESDJudgeBaseModel", marks=pytest.mark.nightly)]
+    )
     def test_it_stops_and_the_next_run_is_as_ever(self, world, monkeypatch, comfy_base, judge):
         """At half of the looks at the host's flag, and at one of Evaluate's last: in a step, or as the base judges."""
         import comfy.model_management
@@ -166,7 +168,9 @@ class TestNoise:
 
         return draw
 
-    @pytest.mark.parametrize("sampler", ["euler", pytest.param("dpmpp_sde", marks=pytest.mark.full), "euler_ancestral"])
+    @pytest.mark.parametrize(
+        "sampler", [*(pytest.param(n, marks=pytest.mark.nightly) for n in ("euler", "dpmpp_sde")), "euler_ancestral"]
+    )
     def test_company_changes_no_picture(self, drawn, sampler):
         many, _ = drawn("dog\nkey", sampler_name=sampler)
         alone, _ = drawn("key", seed=8, sampler_name=sampler)
