@@ -25,9 +25,11 @@ from esd_pack.esd import (
     errors,
     examples,
     first_names,
+    merge,
     metadata,
     objective,
     optimizers,
+    passes,
     presets,
     published,
     random_streams,
@@ -44,7 +46,17 @@ from esd_pack.esd import (
 from esd_pack.esd import safe_latent_diffusion as sld
 from esd_pack.esd import settings as runs
 from esd_pack.esd.errors import EsdError
-from esd_pack.esd.evaluate import likelihood, metrics, prompt_set, statistics
+from esd_pack.esd.evaluate import (
+    compare,
+    foreign,
+    judge,
+    likelihood,
+    metrics,
+    prompt_set,
+    prototypes,
+    statistics,
+    zero_shot,
+)
 from esd_pack.esd.evaluate import report as evaluation_report
 from esd_pack.esd.files import atomic, lazy, lazy_tensor, pickle_scan, safetensors_header, safetensors_write, torch_zip
 from esd_pack.esd.formats import detect, difference, diffusers, load, lora, official
@@ -659,6 +671,74 @@ class TestEvaluation:
         guided = sld.safety_guidance(null, null, null, strength, nothing)
         assert not guided.guidance.any() and not guided.momentum.any()
         assert sld.warm(steps, steps, strength) and sld.warm(0, steps, strength) == (strength.warmup == 0)
+
+
+class TestJudgedAndMerged:
+    """Judges' answers, reports put side by side, erasures made one, and what a run takes."""
+
+    @examples_of(40)
+    @given(st.integers(1, 4), st.integers(1, 5), st.integers(0, 2**32))
+    def test_the_largest_logit_is_the_answer(self, labels, pictures, seed):
+        names = [str(i) for i in range(labels)]
+        random = torch.Generator().manual_seed(seed)
+        found = judge.best_of(names, torch.randn((pictures, labels), generator=random))
+        assert found.found.sum(dim=1).tolist() == [1] * pictures and len(found.answers) == pictures
+        units = zero_shot.logits(
+            torch.randn((pictures, 6), generator=random), torch.randn((labels, 6), generator=random)
+        )
+        assert units.shape == (pictures, labels) and bool((units.abs() <= zero_shot.SCALE * 1.0001).all())
+        own = torch.eye(labels).repeat_interleave(pictures, dim=0)
+        assert zero_shot.self_test(own, names, pictures).share == 1.0
+        assert (outcome(lambda: zero_shot.self_test(-own, names, pictures)) is None) == (labels > 1)
+        assert outcome(lambda: zero_shot.require_projection(torch.zeros(3, 3), "text tower")) is None
+        assert metrics.plain_rate(labels, labels + pictures).share == labels / (labels + pictures)
+
+    @examples_of(40)
+    @given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 2**32))
+    def test_prototypes_of_any_features(self, labels, pictures, seed):
+        random = torch.Generator().manual_seed(seed)
+        features = torch.randn((labels, pictures, 5), generator=random)
+        learnt = outcome(lambda: prototypes.learn([str(i) for i in range(labels)], features))
+        if learnt is not None:
+            assert learnt.right.n == labels * pictures and bool(torch.isfinite(learnt.logits(features[0])).all())
+
+    @examples_of(30)
+    @given(st.sampled_from(("text", "number", "boolean", "mask")), st.integers(0, 4), st.integers(1, 4))
+    def test_one_value_a_picture_or_a_sentence(self, kind, values, pictures):
+        given_values = [torch.zeros(1, 4, 4) if kind == "mask" else f"v{i}" for i in range(values)]
+        found = outcome(lambda: foreign.one_a_picture(given_values, kind, pictures))
+        assert (found is None) == (values != pictures) and (found is None or len(found) == pictures)
+
+    @examples_of(30)
+    @given(st.lists(TEXTS, min_size=1, max_size=3), st.booleans())
+    def test_reports_side_by_side(self, names, same_judge):
+        score = metrics.Score("m", "0", "cat", "erased", "cat", 0, "cat", 1.0, True)
+        reports = [(name, "card" if same_judge else str(i), [score]) for i, name in enumerate(names)]
+        arms = outcome(lambda: compare.arms_of(reports))
+        assert (arms is None) == (not same_judge and len(names) > 1)
+        if arms is not None:
+            assert len(arms) == len(names) and len(compare.compare(arms)) == len(names)
+
+    @examples_of(30)
+    @given(st.integers(1, 4), st.sampled_from(tuple(merge.MODES)), st.floats(-2, 2), st.integers(0, 2**32))
+    def test_erasures_are_made_one(self, count, mode, scale, seed):
+        random = torch.Generator().manual_seed(seed)
+        parts = [erasure.Erasure({"a": scale * torch.randn((3, 2), generator=random)}) for _ in range(count)]
+        made = merge.merge(parts, mode)
+        assert bool(torch.isfinite(made.differences["a"]).all())
+        if count == 1:
+            torch.testing.assert_close(made.differences["a"], parts[0].differences["a"], rtol=1e-4, atol=1e-6)
+        flat = torch.stack([part.differences["a"].flatten().double() for part in parts])
+        assert bool((merge.least_reaching((flat @ flat.T)[None]) >= 0).all())
+        assert merge.merged_metadata([{}] * count, mode)["esd.merged"].startswith(f"{count} erasures")
+
+    @examples_of(40)
+    @given(st.integers(1, 50), st.integers(1, 4), st.booleans(), st.sampled_from(("when gone", "after all steps")))
+    def test_more_steps_take_more_passes(self, steps, batch, keeping, stop):
+        chosen, keeps = contexts.by_kind([concepts.make_concept("cat")]), [concepts.make_keep("dog", 1.0)] * keeping
+        few, more = (runs_of(steps=n, batch_size=batch, stop=stop) for n in (steps, 2 * steps + 20))
+        assert 0 < passes.planned_passes(few, chosen, keeps) < passes.planned_passes(more, chosen, keeps)
+        assert passes.streams_of(keeps) == 1 + keeping
 
 
 def test_every_public_function_has_a_property():
