@@ -36,8 +36,8 @@ RIDGE = 1e-5
 LISTS = 16
 """Words are put together in so many prompts: a text encoder on a CPU takes its time for each."""
 
-SIBLINGS = 12
-"""Every so many words, one stands in the place of an attribute."""
+SPARSE = 12
+"""Every so many words, one stands in a phrase, and in the place of an attribute."""
 
 _PHRASES = ("a photo of a", "a drawing of a")
 _WORDS = (
@@ -78,9 +78,9 @@ def staying_prompts(concepts: Sequence[Concept], kept: Iterable[str] = ()) -> li
         return [prompt for prompt in prompts if not any(words <= set(prompt.split()) for words in named)]
 
     words = silent(_WORDS)
-    siblings = silent(p for concept in concepts if concept.silent_prompt for p in _siblings(concept, words[::SIBLINGS]))
+    siblings = silent(p for concept in concepts if concept.silent_prompt for p in _siblings(concept, words[::SPARSE]))
     together = [" ".join(words[i::LISTS]) for i in range(LISTS)]
-    phrases = silent(f"{said} {word}" for said, word in zip(cycle(_PHRASES), words[::12], strict=False))
+    phrases = silent(f"{said} {word}" for said, word in zip(cycle(_PHRASES), words[::SPARSE], strict=False))
     styled = silent(f"{carrier} in {style} style" for carrier, style in zip(cycle(CARRIERS), _STYLES, strict=False))
     return list(dict.fromkeys(["", *kept, *siblings, *together, *phrases, *styled]))
 

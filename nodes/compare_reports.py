@@ -8,9 +8,9 @@ from comfy_api.latest import io
 
 from ..esd.evaluate.compare import ArmRates, arms_of, compare
 from ..esd.evaluate.metrics import rate_words
-from ..esd.evaluate.report import Report, to_text
-from .host.files.evaluation import save_report
-from .host.files.save import check_name, listing
+from ..esd.evaluate.report import Report
+from .host.files.evaluation import told
+from .host.files.save import check_name
 from .schema import finding, saying
 from .sockets import CATEGORY, EvaluationReport
 from .ui import evaluation as ui
@@ -70,12 +70,8 @@ class ESDCompareReports(io.ComfyNode):
         seconds = tuple((report.name, dict(report.seconds).get("erased", 0.0)) for report in given if report.seconds)
         scores = tuple(score for each in arms.values() for score in each)
         report = Report("Beside each other", given[0].about, given[0].judge, scores=scores, arms=made, seconds=seconds)
-        text, shown = to_text(report), {}
-        if file_name:
-            paths = save_report(file_name, report, [])
-            text += f"\nSaved {paths[0].name}, .json and .csv"
-            shown = listing(paths[1], text)
-        return io.NodeOutput(report, _picture(made), text, ui={**shown, "text": [text]})
+        text, shown = told(report, file_name)
+        return io.NodeOutput(report, _picture(made), text, ui=shown)
 
 
 def _picture(arms: tuple[ArmRates, ...]) -> Any:

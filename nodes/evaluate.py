@@ -11,11 +11,11 @@ from ..esd.concepts import Concept, Keep
 from ..esd.evaluate.judge import Judge
 from ..esd.evaluate.metrics import Change, changes, percent, rate_words
 from ..esd.evaluate.prompt_set import ERASED, KEPT, PromptSet
-from ..esd.evaluate.report import PicturePair, Report, to_text
+from ..esd.evaluate.report import PicturePair, Report
 from .drawing_inputs import drawing, resuming, sampling_of_rows
-from .host.files.evaluation import save_report
+from .host.files.evaluation import told
 from .host.files.kept_rows import KeptRows
-from .host.files.save import check_name, files_told
+from .host.files.save import check_name
 from .host.images import evaluate as host
 from .host.images import sampling
 from .host.images.shots import shard, shots_of
@@ -93,10 +93,10 @@ class ESDEvaluate(io.ComfyNode):
         inside = _inside(model, base_model, clip, prompts, chosen) if in_model else InModel((), ())
         drawn = host.evaluate(base_model, model, clip, vae, shots, prompts.labels, judge, negative, keeper)
         before, after = drawn.scores[host.BASE], drawn.scores[host.ERASED_MODEL]
-        told = {**asdict(chosen), **({"negative": negative} if negative else {})}
+        settings = {**asdict(chosen), **({"negative": negative} if negative else {})}
         report = Report(
             f"Found by the judge: {prompts.name}",
-            (("pictures", str(len(shots))), *((name, str(value)) for name, value in told.items())),
+            (("pictures", str(len(shots))), *((name, str(value)) for name, value in settings.items())),
             drawn.card,
             changes(before, after),
             (*before, *after),
@@ -106,14 +106,9 @@ class ESDEvaluate(io.ComfyNode):
             seconds=tuple(drawn.seconds.items()),
         )
         worst = _worst_first(drawn)
-        text = to_text(report)
-        paths = save_report(file_name, report, [_pair(b, a) for b, a in worst]) if file_name else []
-        if paths:
-            text += f"\nSaved {paths[0].name}, .json and .csv"
+        text, shown = told(report, file_name, [_pair(b, a) for b, a in worst])
         rates = percent(report.changes, ERASED, missing=True), percent(report.changes, KEPT)
-        return io.NodeOutput(
-            report, _picture(report, worst), *rates, text, ui={"text": [text], "esd_files": files_told(paths)}
-        )
+        return io.NodeOutput(report, _picture(report, worst), *rates, text, ui=shown)
 
 
 Pair = tuple[host.KeptPicture, host.KeptPicture]

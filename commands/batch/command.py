@@ -53,7 +53,7 @@ def run(options: argparse.Namespace, starts: Callable[[], Sequence[Start]], plac
         ledger.sweep()
         queue = Queue(chosen, {job.key: done[job.key] for job in chosen if job.key in done})
         try:
-            with show.Screen(queue) as screen:
+            with show.Screen(queue, partial(print, flush=True)) as screen:
                 runner(queue, ledger, screen)
         finally:
             code = _end(batch.name, ledger, jobs, {**done, **queue.outcomes})

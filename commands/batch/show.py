@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -46,9 +46,9 @@ def running_rows(queue: Queue) -> list[tuple[str, ...]]:
 class Screen:
     """Shows a queue while it is open."""
 
-    def __init__(self, queue: Queue) -> None:
-        """Choose how to show it."""
-        self.queue, self.told, self.shown = queue, set(queue.earlier), 0.0
+    def __init__(self, queue: Queue, say: Callable[[str], None]) -> None:
+        """Choose how to show it; `say` writes a plain line where there is no live table."""
+        self.queue, self.say, self.told, self.shown = queue, set(queue.earlier), 0.0
         self.live = self._live() if sys.stdout.isatty() else None
 
     def __enter__(self) -> Screen:
@@ -98,4 +98,4 @@ class Screen:
         if self.live:
             self.live.console.print(words, markup=False, highlight=False)
         else:
-            print(words, flush=True)
+            self.say(words)

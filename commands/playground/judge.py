@@ -30,6 +30,10 @@ class Verdict:
         """The names that one head ("object", "style", "background") gave, in the order of the pictures."""
         return {"object": self.objects, "style": self.styles, "background": self.backgrounds}[head]
 
+    def hits(self, expected: Sequence[world.Judged]) -> list[bool]:
+        """Whether each picture was given the name that is expected of it."""
+        return [self.names(judged.head)[i] == judged.name for i, judged in enumerate(expected)]
+
 
 def _block(channels_in: int, channels: int) -> list[Module]:
     halve = Conv2d(channels_in, channels, 3, stride=2, padding=1)
@@ -89,13 +93,12 @@ def load_judge(path: Path = world.JUDGE) -> Network:
 def rates(verdict: Verdict, expected: Sequence[world.Judged]) -> dict[str, tuple[int, int]]:
     """For each expected name: how many of its pictures the judge gave that name, and of how many."""
     found: dict[str, tuple[int, int]] = {}
-    for i, judged in enumerate(expected):
+    for judged, hit in zip(expected, verdict.hits(expected), strict=True):
         hits, count = found.get(judged.name, (0, 0))
-        found[judged.name] = (hits + (verdict.names(judged.head)[i] == judged.name), count + 1)
+        found[judged.name] = (hits + hit, count + 1)
     return found
 
 
 def found_rate(verdict: Verdict, expected: Sequence[world.Judged]) -> float:
     """The share, 0..1, of pictures to which the judge gave the expected name."""
-    hits = sum(verdict.names(judged.head)[i] == judged.name for i, judged in enumerate(expected))
-    return hits / max(1, len(expected))
+    return sum(verdict.hits(expected)) / max(1, len(expected))

@@ -14,6 +14,7 @@ from typing import Any
 
 from _playground_run import SIZE, Playground, write_json
 
+from commands.playground.tasks import CARRIERS, erased_from, find_task, unseen_prompts
 from lab.playground.recipe.judges import SecondJudge
 from lab.playground.recipe.measure import SECOND_JUDGE
 
@@ -50,12 +51,10 @@ def tasks(world: Any) -> Iterator[Task]:
 def objects_task(world: Any, title: str, names: tuple[str, ...]) -> Task:
     """Erase objects: their own words, unseen prompts, neighbours and the rest."""
     seen = world.Judged
-    each = max(2, UNSEEN // len(names))
-    said = ("a picture of a {}", "{} in ink style on a blue background", "{} in sepia style", "{} on a pink background")
     near = [o for name in names for o in world.NEAR_NEIGHBOURS.get(name, ()) if o not in names]
     groups = {
         "bare": [seen(name, "object", name) for name in names for _ in range(max(3, PICTURES // len(names)))],
-        "unseen": [seen(said[i % 4].format(name), "object", name) for name in names for i in range(each)],
+        "unseen": unseen_prompts([find_task(name) for name in names], UNSEEN),
         "near": [seen(o, "object", o) for o in near for _ in range(max(1, PICTURES // max(len(near), 1)))],
         "rest": [seen(o, "object", o) for o in world.OBJECTS[::3] if o not in (*names, *near)],
     }
@@ -64,14 +63,12 @@ def objects_task(world: Any, title: str, names: tuple[str, ...]) -> Task:
 
 def _styles(world: Any, title: str, names: tuple[str, ...]) -> Task:
     seen, others = world.Judged, [style for style in world.STYLES if style not in names]
-    carriers = [o for o in world.OBJECTS[30:] if " " not in o]
-    styled = [(o, names[i % len(names)]) for i, o in enumerate(carriers[:UNSEEN])]
     groups = {
         "bare": [seen(f"{s} style", "style", s) for s in names for _ in range(PICTURES // len(names))],
-        "unseen": [seen(f"{o} in {s} style", "style", s) for o, s in styled],
+        "unseen": unseen_prompts([find_task(f"{s} style") for s in names], UNSEEN),
         "near": [
             seen(f"{o} in {others[i % len(others)]} style", "style", others[i % len(others)])
-            for i, o in enumerate(carriers[:PICTURES])
+            for i, o in enumerate(CARRIERS[:PICTURES])
         ],
         "rest": [seen(o, "object", o) for o in world.OBJECTS[::3]],
     }
@@ -80,11 +77,10 @@ def _styles(world: Any, title: str, names: tuple[str, ...]) -> Task:
 
 def _attribute(world: Any, name: str) -> Task:
     seen, whole = world.Judged, f"face wearing {name}"
-    said = ("{} in ink style", "{} in sepia style", "{} on a blue background", "{} on a pink background")
     near = world.NEAR_NEIGHBOURS[whole]
     groups = {
         "bare": [seen(whole, "object", whole)] * PICTURES,
-        "unseen": [seen(said[i % 4].format(whole), "object", whole) for i in range(UNSEEN)],
+        "unseen": unseen_prompts([erased_from(name, whole)], UNSEEN),
         "near": [seen(o, "object", o) for o in near for _ in range(PICTURES // len(near))],
         "rest": [seen(o, "object", o) for o in world.OBJECTS[::3] if o not in (whole, *near)],
     }
@@ -107,8 +103,7 @@ class Bench:
         found = {}
         images = self.world.pictures(model, [each.prompt for each in judged])
         for name, judge in self.judges.items():
-            verdict = judge.judge(images)
-            found[name] = [verdict.names(j.head)[i] == j.name for i, j in enumerate(judged)]
+            found[name] = judge.judge(images).hits(judged)
         return found
 
     def before(self, judged: list[Any]) -> dict[str, list[bool]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,41 +114,41 @@ def demo_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def check_parser() -> argparse.ArgumentParser:
-    """Options of `check`."""
-    parser = argparse.ArgumentParser(prog="run.py check", description=_sentence("check"))
-    check.add_options(parser)
-    parser.epilog = "Arguments after -- go to ComfyUI as they are, for example: run.py check -- --lowvram"
+def _at_a_server(
+    command: str, add_options: Callable[[argparse.ArgumentParser], None], example: str = ""
+) -> argparse.ArgumentParser:
+    """Return a parser with these options, whose last arguments, after --, go to ComfyUI."""
+    parser = argparse.ArgumentParser(prog=f"run.py {command}", description=_sentence(command))
+    add_options(parser)
+    shown = " ".join(filter(None, (command, example)))
+    parser.epilog = f"Arguments after -- go to ComfyUI as they are, for example: run.py {shown} -- --lowvram"
     parser.add_argument("comfyui", nargs="*", metavar="-- ARGUMENT", help=argparse.SUPPRESS)
     return parser
+
+
+def check_parser() -> argparse.ArgumentParser:
+    """Options of `check`."""
+    return _at_a_server("check", check.add_options)
 
 
 def evaluate_parser() -> argparse.ArgumentParser:
     """Options of `evaluate`."""
-    parser = argparse.ArgumentParser(prog="run.py evaluate", description=_sentence("evaluate"))
-    evaluate.add_options(parser)
-    parser.epilog = "Arguments after -- go to ComfyUI as they are, for example: run.py evaluate baselines -- --lowvram"
-    parser.add_argument("comfyui", nargs="*", metavar="-- ARGUMENT", help=argparse.SUPPRESS)
-    return parser
+    return _at_a_server("evaluate", evaluate.add_options, "baselines")
 
 
 def batch_parser() -> argparse.ArgumentParser:
     """Options of `batch`."""
-    parser = argparse.ArgumentParser(prog="run.py batch", description=_sentence("batch"))
-    batch.add_options(parser)
-    parser.epilog = "Arguments after -- go to ComfyUI as they are, for example: run.py batch jobs.yaml -- --lowvram"
-    parser.add_argument("comfyui", nargs="*", metavar="-- ARGUMENT", help=argparse.SUPPRESS)
-    return parser
+    return _at_a_server("batch", batch.add_options, "jobs.yaml")
 
 
 def serve_parser() -> argparse.ArgumentParser:
     """Options of `serve`."""
-    parser = argparse.ArgumentParser(prog="run.py serve", description=_sentence("serve"))
+    return _at_a_server("serve", _serve_options)
+
+
+def _serve_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=_port, help="the port to listen on (default: 8188 where it is free)")
     parser.add_argument("--no-browser", action="store_true", help="print the address, but do not open it")
-    parser.epilog = "Arguments after -- go to ComfyUI as they are, for example: run.py serve -- --lowvram"
-    parser.add_argument("comfyui", nargs="*", metavar="-- ARGUMENT", help=argparse.SUPPRESS)
-    return parser
 
 
 def test_parser() -> argparse.ArgumentParser:

@@ -195,7 +195,7 @@ def _picture(data: bytes) -> Tensor:
 def rates(groups: Mapping[str, Sequence[world.Judged]], verdicts: Sequence[Verdict]) -> Rates:
     """What was found before and after in the pictures of each group, which were drawn in their order."""
     rows = [(group, judged) for group, all_judged in groups.items() for judged in all_judged]
-    hits = [[v.names(judged.head)[i] == judged.name for i, (_, judged) in enumerate(rows)] for v in verdicts]
+    hits = [verdict.hits([judged for _, judged in rows]) for verdict in verdicts]
     objects = [[v.objects[i] == judged.object_name for i, (_, judged) in enumerate(rows)] for v in verdicts]
     places = {name: [i for i, (group, _) in enumerate(rows) if group == name] for name in groups}
     carried = [i for i, (_, judged) in enumerate(rows) if judged.head != "object" and judged.object_name]

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 
 from ....esd.errors import EsdError
 from ....esd.evaluate.prompt_set import PromptRow, rows_of_csv
-from ....esd.evaluate.report import PicturePair, Report, to_csv, to_html, to_json
+from ....esd.evaluate.report import PicturePair, Report, to_csv, to_html, to_json, to_text
 from ....esd.files.atomic import write_atomically
-from .save import output_path
+from .save import files_told, output_path
 
 NO_FILE = "(none)"
 MOST_BYTES = 64 * 2**20
@@ -63,3 +64,12 @@ def save_report(prefix: str, report: Report, pairs: Sequence[PicturePair]) -> li
     for path, text in zip(paths, texts.values(), strict=True):
         write_atomically(path, partial(Path.write_bytes, data=text.encode("utf-8", "replace")))
     return paths
+
+
+def told(report: Report, prefix: str, pairs: Sequence[PicturePair] = ()) -> tuple[str, dict[str, list[Any]]]:
+    """Return a report's text and what a node tells of it; its files are written where they have a name."""
+    text = to_text(report)
+    paths = save_report(prefix, report, pairs) if prefix else []
+    if paths:
+        text += f"\nSaved {paths[0].name}, .json and .csv"
+    return text, {"text": [text], "esd_files": files_told(paths)}
