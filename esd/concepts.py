@@ -57,19 +57,29 @@ class Concept:
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """Every prompt that the frozen network must answer for this concept."""
-        around = [p for c in self.contexts or () for p in (c.prompt, c.carrier, c.anchor)]
-        named = (NULL_PROMPT, self.student_prompt, self.erase, self.anchor_prompt, *around)
-        silent = [without(p, self.erase) for p in (self.erase_from, *around)] if self.silent_prompt else []
-        return tuple(dict.fromkeys((*named, *silent)))
+        """Every prompt that the frozen network must answer to train this concept."""
+        around = (p for c in self.contexts or () for p in (c.prompt, c.carrier, c.anchor))
+        return tuple(dict.fromkeys((NULL_PROMPT, self.student_prompt, self.erase, self.anchor_prompt, *around)))
+
+    @property
+    def silent_prompts(self) -> tuple[str, ...]:
+        """The prompts of an attribute without its words, against which it is measured."""
+        if not self.silent_prompt:
+            return ()
+        whole = (self.erase_from, *(context.prompt for context in self.contexts or ()))
+        return tuple(dict.fromkeys(without(prompt, self.erase) for prompt in whole))
 
 
 def without(prompt: str, words: str) -> str:
-    """Return a prompt without these words: as they stand together, or else one by one."""
-    silent = f" {prompt} ".replace(f" {words} ", " ")
-    if silent.split() == prompt.split():
-        silent = " ".join(word for word in prompt.split() if word not in words.split())
-    return " ".join(silent.split())
+    """Return a prompt without these words: as they stand together, or else one by one, if it has all of them."""
+    said, gone, kept = prompt.split(), words.split(), list[str]()
+    while said:
+        together = bool(gone) and said[: len(gone)] == gone
+        kept += [] if together else said[:1]
+        said = said[len(gone) if together else 1 :]
+    if kept == prompt.split() and set(gone) <= set(kept):
+        kept = [word for word in kept if word not in gone]
+    return " ".join(kept)
 
 
 @dataclass(frozen=True)
@@ -114,5 +124,6 @@ def _require_text(*prompts: str) -> None:
 
 def prompts_of(concepts: Sequence[Concept], keeps: Sequence[Keep]) -> list[str]:
     """Every distinct prompt of a run, the empty one first."""
-    words = [NULL_PROMPT, *(p for c in concepts for p in c.prompts), *(p for k in keeps for p in k.prompts)]
+    erased = [p for c in concepts for p in (*c.prompts, *c.silent_prompts)]
+    words = [NULL_PROMPT, *erased, *(p for k in keeps for p in k.prompts)]
     return list(dict.fromkeys(words))

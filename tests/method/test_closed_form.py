@@ -82,6 +82,9 @@ def test_an_attribute_becomes_the_prompt_without_its_words() -> None:
     assert torch.equal(both.values, text_edit(tokens, by_kind([CAT]), Settings(), rest).values)
     assert fits(CAT) and fits(ATTRIBUTE) and not fits(unnamed)
     assert settled([CAT, unnamed], Settings())[1].closed_form and not settled([unnamed], Settings())[1].closed_form
+    bearded = make_concept("a hat", erase_from="a man with a beard")  # the article alone does not name it
+    assert not bearded.silent_prompt and not fits(bearded) and not bearded.silent_prompts
+    assert ATTRIBUTE.silent_prompts == ("man in a",) and "man in a" not in ATTRIBUTE.prompts
     assert without("a man in a red hat", "red hat") == "a man in a" and without("hat of red", "red hat") == "of"
 
 

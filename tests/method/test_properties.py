@@ -639,13 +639,17 @@ class TestEvaluation:
         made = outcome(lambda: concepts.make_concept(words, whole))
         if made is None:
             return
-        assert concepts.without(concepts.without(whole, words), words).split() == made.silent_prompt.split() or (
-            not made.silent_prompt
-        )
+        if made.silent_prompt:
+            assert made.silent_prompt == concepts.without(made.erase_from, made.erase)
+            assert set(made.silent_prompt.split()) <= set(whole.split())
+            assert len(made.silent_prompt.split()) < len(whole.split())
         prompts = closed_form.staying_prompts([made])
         assert prompts[0] == "" and not any(set(words.split()) <= set(p.split()) for p in prompts[1:])
         random = torch.Generator().manual_seed(seed)
-        found = {p: torch.randn((count, 4), generator=random, dtype=torch.float64) for p in [*prompts, *made.prompts]}
+        found = {
+            p: torch.randn((count, 4), generator=random, dtype=torch.float64)
+            for p in concepts.prompts_of([made], []) + prompts
+        }
         moment = closed_form.second_moment(found[p] for p in prompts)
         if closed_form.fits(made) and (eta or made.anchor_prompt != made.student_prompt):
             edit = closed_form.text_edit(found.__getitem__, [made], runs_of(eta=eta, eta_erase_from=None), moment)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....esd.concepts import Concept, Keep
+from ....esd.concepts import NULL_PROMPT, Concept, Keep
 from ....esd.denoiser import Condition
 from ....esd.first_names import by_first_name
 from ....esd.settings import ALL_STEPS, FIELDS, Settings
@@ -67,9 +67,19 @@ def run_key(
     }
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     with ThreadPoolExecutor(4) as workers:  # hashing leaves Python's lock
-        for line in workers.map(_digest, _contents(network, sampling, conditions)):
+        for line in workers.map(_digest, _contents(network, sampling, _learnt_from(plan, conditions, concepts, keeps))):
             digest.update(line)
     return digest.hexdigest()
+
+
+def _learnt_from(
+    plan: Any, conditions: Mapping[str, Condition], concepts: Sequence[Concept], keeps: Sequence[Keep]
+) -> Mapping[str, Condition]:
+    """Return the conditions that count: those an attribute is measured by, only where that changes what is learnt."""
+    if plan.settings.stop != ALL_STEPS or plan.settings.closed_form:
+        return conditions
+    trained = {NULL_PROMPT, *(p for c in concepts for p in c.prompts), *(p for k in keeps for p in k.prompts)}
+    return {prompt: condition for prompt, condition in conditions.items() if prompt in trained}
 
 
 def _contents(
