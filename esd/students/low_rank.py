@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
@@ -48,9 +48,10 @@ class LowRankStudent:
     @torch.no_grad()
     def begin(self, edits: Mapping[str, Tensor], dtype: torch.dtype) -> None:
         """Take the nearest B of this rank (truncated SVD); the layers themselves, in any form, multiply by W."""
+        factors = {id(edit): torch.linalg.svd(edit.double(), full_matrices=False) for edit in _distinct(edits.values())}
         for name, edit in edits.items():
             up, down = self._pair(name)
-            u, s, vh = torch.linalg.svd(edit.double(), full_matrices=False)
+            u, s, vh = factors[id(edit)]
             rank, root = min(len(s), down.shape[0]), s.sqrt()
             layer = self.layers[name]
             columns = (u * root).mT[:rank].to(up.device, dtype)
@@ -89,3 +90,8 @@ class LowRankStudent:
             whole = functional.pad(up, (0, 0, first, layer.out_features - last))
             changes[prefix + name] = LowRankChange(whole.contiguous(), down.contiguous())
         return Erasure({}, low_rank=changes)
+
+
+def _distinct(edits: Iterable[Tensor]) -> Iterable[Tensor]:
+    """Return each edit once: keys share one, values the other, and factors of a wide text take seconds."""
+    return {id(edit): edit for edit in edits}.values()

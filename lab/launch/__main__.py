@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:] = [str(ROOT)] + [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT / "lab" / "launch"]
 
 from commands import evaluate  # noqa: E402
-from lab.launch import arguments, batch, check, demo, lint, locales, serve  # noqa: E402
+from lab.launch import arguments, check, demo, lint, locales, serve  # noqa: E402
 from lab.launch.server import ServerError  # noqa: E402
 
 
@@ -59,6 +59,8 @@ def _evaluate(rest: list[str]) -> int:
 
 
 def _batch(rest: list[str]) -> int:
+    from lab.launch import batch  # which imports the pack and torch: tests load both in a way of their own
+
     return batch.main(arguments.batch_parser().parse_args(rest))
 
 

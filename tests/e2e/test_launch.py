@@ -113,6 +113,12 @@ def test_the_tests_for_the_newest_host() -> None:
         assert newest.pytest_arguments(["-q", named]) == ["-q", named]
 
 
+def test_commands_leave_torch_to_those_that_need_it() -> None:
+    """Tests choose their threads before torch is there, and load the pack in a way of their own."""
+    line = "import sys, lab.launch.__main__; sys.exit('torch' in sys.modules or 'esd_pack.esd' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", line], cwd=ROOT, check=False).returncode == 0
+
+
 def test_concepts_of_the_demo() -> None:
     """Several, each once, and an attribute of an object."""
     line = ["--erase", "cat", "--erase", "sunglasses", "--from", "face wearing sunglasses", "--erase", "cat"]

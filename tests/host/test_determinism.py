@@ -192,7 +192,11 @@ def test_resumed_from_each_snapshot(world, page, runs, tmp_path):
     record("a run gone on with from each of its snapshots", len(kept), "the same bits")
 
 
-@pytest.mark.parametrize("name", [name for name, values in PRESETS.items() if "width" not in values])
+WHOLE_RUN = pytest.param("default", marks=pytest.mark.full)
+"""With its start in closed form, which asks the text encoder for some 45 prompts."""
+
+
+@pytest.mark.parametrize("name", [WHOLE_RUN, *(n for n, p in PRESETS.items() if "width" not in p and n != "default")])
 def test_each_preset(world, page, name):
     """A step of it from a whole walk as published, ended by Finish now."""
 

@@ -43,7 +43,15 @@ def test_a_family_is_found_and_erased(load: Callable[[str], Any], name: str) -> 
     before = {key: value.clone() for key, value in model.model.state_dict().items()}
     concepts = [make_concept("cat"), make_concept("hat", "cowboy")]
     for method, count in row.counts.items():
-        settings = Settings(method=method, steps=2, num_inference_steps=4, trajectory_batch=2, width=SIDE, height=SIDE)
+        settings = Settings(
+            method=method,
+            steps=2,
+            num_inference_steps=4,
+            trajectory_batch=2,
+            width=SIDE,
+            height=SIDE,
+            closed_form=False,
+        )
         with torch.inference_mode():
             erased = erase_model(model, row.text, concepts, [], settings)
         assert len(erased.weights.differences) == count
@@ -74,7 +82,9 @@ def test_checkpointing_recomputes_block_by_block(load: Callable[[str], Any], nam
     assert {type(block).__name__ for block in blocks} == recomputed
     for block in blocks:
         assert sum(type(part).__name__ == "BasicTransformerBlock" for part in block.modules()) <= 1
-    settings = Settings(method="esd-x", steps=2, num_inference_steps=4, trajectory_batch=2, width=SIDE, height=SIDE)
+    settings = Settings(
+        method="esd-x", steps=2, num_inference_steps=4, trajectory_batch=2, width=SIDE, height=SIDE, closed_form=False
+    )
     with torch.inference_mode():
         on, off = (
             erase_model(
@@ -177,7 +187,7 @@ def test_a_unet_file_with_a_text_encoder_of_its_own_is_erased(comfy: Any, comfy_
     with torch.inference_mode():
         (model,) = classes["UNETLoader"]().load_unet("part.safetensors", "default")
         (text,) = classes["CLIPLoader"]().load_clip("part.safetensors", "stable_diffusion", "default")
-        settings = Settings(steps=2, num_inference_steps=4, trajectory_batch=2, width=64, height=64)
+        settings = Settings(steps=2, num_inference_steps=4, trajectory_batch=2, width=64, height=64, closed_form=False)
         apart, together = (
             erase_model(m, c, [make_concept("cat")], [], settings).weights.differences
             for m, c in ((model, text), (whole, clip))

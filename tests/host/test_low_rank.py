@@ -24,7 +24,7 @@ def erase(comfy: Any) -> Callable[..., Any]:
     from esd_pack.nodes.host.run.erase import erase_model
 
     def run(model: Any, text: Any, monitor: Any = None, **changes: Any) -> Any:
-        usual = {"rank": RANK, "steps": 2, "num_inference_steps": 4, "trajectory_batch": 2}
+        usual = {"closed_form": False, "rank": RANK, "steps": 2, "num_inference_steps": 4, "trajectory_batch": 2}
         settings = Settings(**{**usual, "width": SIDE, "height": SIDE, **changes})
         with torch.inference_mode():
             return erase_model(model, text, [make_concept("cat")], [], settings, monitor=monitor)
