@@ -23,6 +23,7 @@ if __name__ == "__main__":  # this file's folder is not where its package is fou
     sys.path[:] = [str(HERE.parent), *(entry for entry in sys.path if os.path.abspath(entry or ".") != str(HERE))]
 
 from commands import compare, findings, inprocess, places, report  # noqa: E402
+from commands.playground.world import CHECKPOINT  # noqa: E402
 from commands.recipe import SEED, Recipe  # noqa: E402
 from commands.talk import Address, ServerError  # noqa: E402
 
@@ -150,7 +151,7 @@ def same(metadata: dict[str, str], version: str) -> Json:
     """Return what must be the same here and in the server: the pack, and the file that is erased from."""
     return {
         "pack": {"here": version, "server": metadata.get("esd.version", "")},
-        "base file": {"here": compare.sha256(places.CHECKPOINT), "server": metadata.get("esd.base_sha256", "")},
+        "base file": {"here": compare.sha256(CHECKPOINT), "server": metadata.get("esd.base_sha256", "")},
     }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import inprocess
-from .places import CHECKPOINT
+from .playground.world import CHECKPOINT
 from .recipe import CONCEPT, SIZE, Recipe
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def _erased(recipe: Recipe) -> Reference:
     from esd_pack.nodes.host.run import erase
 
     folder_paths.add_model_folder_path("checkpoints", str(CHECKPOINT.parent))
-    settings = Settings(**recipe.settings, **SIZE, precision="fp32", closed_form=False)
+    settings = Settings(**{**recipe.settings, **SIZE}, precision="fp32", closed_form=False)
     with torch.inference_mode():  # as the host runs its nodes
         loaded = load.load(CHECKPOINT.name)
         start = time.perf_counter()

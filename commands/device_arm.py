@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import talk
 from .graph import new_node
-from .places import CHECKPOINT, FOLDER, Leavings, metadata_of
+from .places import FOLDER, Leavings, metadata_of
+from .playground.world import CHECKPOINT
 from .rates import counted
 from .recipe import CONCEPT, DRAWING, SEED, SIZE, Recipe
 

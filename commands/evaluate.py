@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ if __name__ == "__main__":  # this file's folder is not where its package is fou
     sys.path[:] = [str(HERE.parent), *(entry for entry in sys.path if os.path.abspath(entry or ".") != str(HERE))]
 
 from commands import arms, check, inprocess, places, rates, tables, talk  # noqa: E402
+from commands.playground.world import CHECKPOINT  # noqa: E402
 from commands.recipe import DRAWING  # noqa: E402
 from commands.talk import Address, ServerError  # noqa: E402
 
@@ -100,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
     server = Address(options.url)
     argv = check.greeted(server)["system"]["argv"]
     host = places.host_folder(options.comfyui, argv)
-    base, outputs = options.base or places.CHECKPOINT.name, places.output_folders(argv, host)
+    base, outputs = options.base or CHECKPOINT.name, places.output_folders(argv, host)
     made = Run(server, options, base, _judge(options), _sampling(options), _files(options), outputs)
     with places.checkpoint_in_place(server, places.models_folders(options.models, argv, host)):
         for task in tasks(table, options):
@@ -231,7 +232,8 @@ def _sampling(options: argparse.Namespace) -> Json:
         if name not in chosen:
             raise ServerError(f'"{name}" is no setting of the sampling: name one of {", ".join(chosen)}.')
         try:
-            chosen[name] = type(chosen[name])(value)
+            kind: Callable[[str], Any] = type(chosen[name])
+            chosen[name] = kind(value)
         except ValueError as error:
             raise ServerError(f'"{pair}" is no number: write {name}={chosen[name]}.') from error
     return chosen
@@ -247,7 +249,7 @@ def _files(options: argparse.Namespace) -> dict[str, str]:
 def _write(target: Path | None, table: tables.Table, made: Run) -> None:
     if target:
         target.parent.mkdir(parents=True, exist_ok=True)
-        about = {"format": FORMAT, "table": table.title, "note": "" if made.options.base else table.note}
+        about: Json = {"format": FORMAT, "table": table.title, "note": "" if made.options.base else table.note}
         about |= {"base": made.base, "judge": made.card, "sampling": made.sampling, "seed": FIRST_SEED}
         text = json.dumps({**about, "lines": [each.as_json() for each in made.lines]}, indent=1)
         target.write_text(text + "\n", encoding="utf-8")

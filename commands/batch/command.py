@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from commands import places
+from commands.playground.world import CHECKPOINT
 from commands.talk import Address
 from esd_pack.esd.errors import EsdError
 
@@ -81,9 +82,9 @@ def _model_file(model: str, options: argparse.Namespace) -> Path | None:
     """Return a base file by its listed name, where this machine has it in a usual place."""
     if ".." in Path(model).parts or Path(model).is_absolute():
         raise EsdError(f'The model "{model:.100}" leaves the models folder: write its name as Load Model lists it.')
-    named = [options.models] if options.models else []
+    named: list[Path] = [options.models] if options.models else []
     folders = [*named, *places.models_folders(None, [], Path(os.environ.get("COMFYUI_PATH", places.ROOT.parents[1])))]
-    for folder in [*folders, *(each / "checkpoints" for each in folders), places.CHECKPOINT.parent]:
+    for folder in [*folders, *(each / "checkpoints" for each in folders), CHECKPOINT.parent]:
         if (folder / model).is_file():
             return folder / model
     return None

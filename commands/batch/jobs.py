@@ -77,7 +77,10 @@ def _jobs(batch: Batch, model: str, variant: Variant, group: Sequence[Wanted]) -
 def _training(
     batch: Batch, model: str, variant: Variant, group: Sequence[Wanted], ending: Ending, is_part: bool = False
 ) -> Job:
-    about = {"concepts": [asdict(each) for each in group], "keeps": [asdict(each) for each in batch.keeps]}
+    about: dict[str, Any] = {
+        "concepts": [asdict(each) for each in group],
+        "keeps": [asdict(each) for each in batch.keeps],
+    }
     about |= {"settings": asdict(variant.settings), "save": ending.save, "evaluation": _plain(ending.evaluation)}
     key = _key(model, about)
     graph = training_graph(_folder(key), model, group, batch.keeps, variant.settings, ending)
@@ -87,7 +90,12 @@ def _training(
 
 
 def _merging(batch: Batch, model: str, variant: Variant, group: Sequence[Wanted], needs: tuple[str, ...]) -> Job:
-    about = {"parts": needs, "merge": batch.merge, "save": batch.save, "evaluation": _plain(batch.evaluation)}
+    about: dict[str, Any] = {
+        "parts": needs,
+        "merge": batch.merge,
+        "save": batch.save,
+        "evaluation": _plain(batch.evaluation),
+    }
     about["kept"] = [asdict(each) for each in batch.keeps]
     key = _key(model, about)
     names = [part_name(each) for each in needs]

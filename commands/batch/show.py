@@ -48,7 +48,7 @@ class Screen:
 
     def __init__(self, queue: Queue, say: Callable[[str], None]) -> None:
         """Choose how to show it; `say` writes a plain line where there is no live table."""
-        self.queue, self.say, self.told, self.shown = queue, set(queue.earlier), 0.0
+        self.queue, self.say, self.told, self.shown = queue, say, set(queue.earlier), 0.0
         self.live = self._live() if sys.stdout.isatty() else None
 
     def __enter__(self) -> Screen:

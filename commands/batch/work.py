@@ -192,5 +192,5 @@ def worst_of(scores: Sequence[Json], most: int = 5) -> list[list[Any]]:
     for score in kept:
         of_label = counts.setdefault(score["label"], dict.fromkeys(models, 0))
         of_label[score["model"]] += bool(score["found"])
-    rows = [[label, *(found[model] for model in models)] for label, found in counts.items()]
+    rows: list[list[Any]] = [[label, *(found[model] for model in models)] for label, found in counts.items()]
     return sorted((row for row in rows if row[-1] < row[1]), key=lambda row: row[-1] - row[1])[:most]

@@ -134,7 +134,7 @@ ROOMS: dict[str, set[str]] = {
     | {"nodes/ui", *(f"{HOST}{each}" for each in ("", "/families", "/model", "/files", "/images", "/run"))},
     "commands/playground": set(),
     "commands": METHOD | {"commands/playground", "nodes", f"{HOST}/files", f"{HOST}/run", "."},
-    "commands/batch": METHOD | {"commands"},
+    "commands/batch": METHOD | {"commands", "commands/playground"},
     "lab": set(),
     "lab/reference": set(),
     "lab/playground/recipe": {"lab", "commands/playground"},
