@@ -9,7 +9,9 @@ Ridge regression, as in UCE (Gandikota et al., WACV 2024, eq. 7), gives W' = W (
 
 where M is the second moment of tokens that stay.  B does not depend on W, so one solve of the text's width does for all
 layers.  What is erased from something else has no tokens of its own there: a_i are then those of the same prompt
-without its words, and eta is 0, as it is for what is replaced.
+without its words, and eta is 0, as it is for what is replaced.  A style shares its words with other styles, so it is
+pushed away from the same prompt in those, keys too: W' e_i = W (s_i - eta (e_i - s_i)), s_i the mean of a few such
+prompts' tokens, which stay as they are.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from .examples import TargetSpec, concept_specs
 from .settings import Settings
 
 MOST_ETA = 1.0
-"""How far values are pushed at most: further on the layers are no longer near linear."""
+"""How far keys and values are pushed at most: further on the layers are no longer near linear."""
 
 RIDGE = 1e-5
 """As a share of the mean of the second moment's diagonal."""
@@ -52,6 +54,13 @@ _WORDS = (
 _STYLES = (
     "photo painting cartoon sketch modern gothic baroque pixel minimal vintage anime comic abstract retro classic flat"
 ).split()
+_OTHER_STYLES = "modern gothic vintage abstract minimal classic baroque retro".split()
+_OF_ANY_STYLE = frozenset(
+    "a an the in of by style styled aesthetic painting paintings art artwork drawing sketch engraving".split()
+)
+
+OTHERS = 4
+"""How many other styles stand for any."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +74,12 @@ class TextEdit:
 def fits(concept: Concept) -> bool:
     """Whether the start changes a concept.
 
-    Not a style, whose tokens are too near those of other styles; nor an attribute whose words the prompt does not have.
+    Not an attribute whose words the prompt does not have, nor a style without a name.
     """
-    return bool(concept.silent_prompt) if concept.erase_from else kind_of(concept) == "object"
+    if concept.erase_from:
+        return bool(concept.silent_prompt)
+    name = _name_of(concept.erase)
+    return kind_of(concept) == "object" or bool(concept.replace_with or (name and not set(_OTHER_STYLES) <= set(name)))
 
 
 def staying_prompts(concepts: Sequence[Concept], kept: Iterable[str] = ()) -> list[str]:
@@ -79,6 +91,8 @@ def staying_prompts(concepts: Sequence[Concept], kept: Iterable[str] = ()) -> li
 
     words = silent(_WORDS)
     siblings = silent(p for concept in concepts if concept.silent_prompt for p in _siblings(concept, words[::SPARSE]))
+    styles = (concept for concept in concepts if is_style(concept) and fits(concept))
+    siblings += silent(other for concept in styles for other in _in_other_styles(concept))
     together = [" ".join(words[i::LISTS]) for i in range(LISTS)]
     phrases = silent(f"{said} {word}" for said, word in zip(cycle(_PHRASES), words[::SPARSE], strict=False))
     styled = silent(f"{carrier} in {style} style" for carrier, style in zip(cycle(CARRIERS), _STYLES, strict=False))
@@ -90,6 +104,29 @@ def _siblings(concept: Concept, words: Iterable[str]) -> list[str]:
     article, space, _ = concept.erase.partition(" ")
     start = f"{article} " if space and article in ("a", "an", "the") else ""
     return [concept.erase_from.replace(concept.erase, f"{start}{word}") for word in words]
+
+
+def is_style(concept: Concept) -> bool:
+    """Whether a concept is a style that is pushed away from other styles."""
+    return kind_of(concept) == "style" and not concept.erase_from and not concept.replace_with
+
+
+def _in_other_styles(concept: Concept) -> list[str]:
+    """Return the prompts of a style in other styles."""
+    said = (concept.erase, *(context.prompt for context in concept.contexts or ()))
+    return [other for prompt in said for other in other_styles(prompt, concept.erase)]
+
+
+def other_styles(prompt: str, style: str) -> list[str]:
+    """Return a prompt with other styles' names, word for word, in the place of a style's own."""
+    name = _name_of(style)
+    others = cycle(word for word in _OTHER_STYLES if word not in name)
+    return [" ".join(next(others) if word in name else word for word in prompt.split()) for _ in range(OTHERS)]
+
+
+def _name_of(style: str) -> list[str]:
+    """Return the words of a style that other styles have not."""
+    return [word for word in style.split() if word.lower() not in _OF_ANY_STYLE]
 
 
 Tokens = Callable[[str], Tensor]
@@ -129,6 +166,11 @@ def _wanted(spec: TargetSpec, concept: Concept, tokens: Tokens) -> tuple[Tensor,
     if concept.erase_from:
         told, silent = _aligned(tokens, spec.prompt, without(spec.prompt, concept.erase))
         return told, silent, silent
+    if is_style(concept):
+        told, *others = _aligned(tokens, spec.prompt, *other_styles(spec.prompt, concept.erase))
+        other = torch.stack(others).mean(dim=0)
+        pushed = other - min(spec.eta, MOST_ETA) * (told - other)
+        return told, pushed, pushed
     told, anchor, erase, null = _aligned(tokens, spec.prompt, spec.anchor, spec.erase, spec.null)
     eta = 0.0 if concept.replace_with else min(spec.eta, MOST_ETA)
     return told, anchor, anchor - eta * (erase - null)

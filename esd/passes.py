@@ -8,7 +8,7 @@ from .concepts import Concept, Keep
 from .examples import keep_specs
 from .settings import WHEN_GONE, Settings
 from .step_plan import MIN_STEPS
-from .until_gone import CHECK_EVERY, measuring_passes
+from .until_gone import CHECK_EVERY, looking_passes, measuring_passes
 
 
 def streams_of(keeps: Sequence[Keep]) -> int:
@@ -27,5 +27,5 @@ def planned_passes(settings: Settings, concepts: Sequence[Concept], keeps: Seque
     else:  # the mean of the last of so many random levels
         levels = settings.num_inference_steps * each / (each + 1)
     checks = settings.steps // CHECK_EVERY + 3 if settings.stop == WHEN_GONE else 0
-    measuring = checks * measuring_passes(concepts, settings)
+    measuring = checks * (measuring_passes(concepts, settings) + looking_passes(concepts, settings))
     return round(streams_of(keeps) * (drawn / each * 2 * levels + settings.examples) + measuring)

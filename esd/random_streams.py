@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-ERASED, KEPT, MEASURING, CONFIRMING = range(4)
-"""What draws: the examples of the concepts, those of the keeps, and the held-out trajectories."""
+ERASED, KEPT, MEASURING, CONFIRMING, LOOKING = range(5)
+"""What draws: the examples of the concepts, those of the keeps, the held-out trajectories, and what is looked at."""
 
 
 def stream_generator(seed: int, stream: int) -> torch.Generator:

@@ -113,10 +113,10 @@ class Training:
         """
         if self._gauge is None:
             self._gauge = GoneGauge(self.denoiser, self.conditions, self.concepts, self.settings)
-        self.left = self._gauge.measure()
+        self.left, is_gone = self._gauge.check(is_start=not self.losses)
         self.worst[len(self.losses) // CHECK_EVERY :] = [max(each.worst for each in self.left)]
         self.streams[0].share(shares_by_left(self.concepts, self.left))
-        self.is_gone = all(each.is_gone for each in self.left) and self._gauge.confirmed()
+        self.is_gone = is_gone
         self._resume_point = self._stream_states()
 
     def _stream_states(self) -> Sequence[StreamState]:

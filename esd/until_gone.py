@@ -2,6 +2,7 @@
 
 Each concept has held-out trajectories under its own words and under a few of its contexts (esd/residual.py).
 It counts as gone when the signed residual of each is down to `GONE`, and is still so on trajectories never used before.
+A style is looked at instead (esd/drawn.py): its words may still do what those of any style do.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from .closed_form import fits
+from .closed_form import fits, is_style
 from .concepts import Concept, without
 from .contexts import by_kind, kind_of
 from .denoiser import Condition, Denoiser
+from .drawn import PASSES, shown
 from .examples import TargetSpec, context_specs, target_spec
-from .random_streams import CONFIRMING, MEASURING, stream_generator
+from .random_streams import CONFIRMING, LOOKING, MEASURING, stream_generator
 from .residual import HeldOut, hold_out, percent_left, signed_residuals
 from .settings import BY_KIND, WHEN_GONE, Settings
 
@@ -49,6 +51,9 @@ docs/quality.md has what judges found there.
 BUFFERED = 40
 """Examples made at a time for each concept: what is left decides which ones the next buffer has."""
 
+PICTURES = 4
+"""So many of a style's own words are looked at, and so many of its contexts."""
+
 SLACK = 0.1
 """By how much more a residual may be on the trajectories that confirm: one trajectory differs from another by that."""
 
@@ -63,6 +68,8 @@ class Left:
     prompt: str
     residuals: Mapping[str, float]
     limits: Mapping[str, float]
+    shown: float | None = None
+    """The share of the student's pictures that show it, where those were looked at."""
 
     @property
     def worst(self) -> float:
@@ -71,8 +78,8 @@ class Left:
 
     @property
     def is_gone(self) -> bool:
-        """Whether no measured prompt does more than it may."""
-        return self.is_within(0.0)
+        """Whether no picture shows it; where none was looked at, whether no measured prompt does more than it may."""
+        return self.is_within(0.0) if self.shown is None else not self.shown
 
     def is_within(self, slack: float) -> bool:
         """Whether no measured prompt does more than that beyond what it may."""
@@ -81,6 +88,8 @@ class Left:
     @property
     def percent(self) -> int:
         """What people are shown: 100 at the start, 0 when it is gone."""
+        if self.shown is not None:
+            return round(100 * self.shown)
         return max(percent_left(rho, self.limits[prompt]) for prompt, rho in self.residuals.items())
 
     def need(self, prompts: Sequence[str]) -> float:
@@ -130,9 +139,29 @@ class GoneGauge:
             left.append(Left(concept.student_prompt, residuals, {p: gone_at(concept, p) for p in residuals}))
         return left
 
+    def check(self, is_start: bool) -> tuple[list[Left], bool]:
+        """Return what is left of each concept, and whether all of them are gone for sure.
+
+        Styles are looked at once nothing else is left; at the start whatever their residuals are.
+        """
+        left = self.measure()
+        styles = [is_style(concept) for concept in self.concepts]
+        if not all(each.is_gone or (is_start and style) for each, style in zip(left, styles, strict=True)):
+            return left, False
+        generator = stream_generator(self.settings.seed, LOOKING)
+        for index, concept in enumerate(self.concepts):
+            if styles[index]:
+                specs = _looked_at(concept, self.settings)
+                found = shown(self.denoiser, self.conditions, specs, self.settings, generator)
+                left[index] = replace(left[index], shown=sum(found) / len(found))
+        return left, all(each.is_gone for each in left) and self.confirmed()
+
     def confirmed(self) -> bool:
-        """Whether all are gone on other trajectories, too, within what trajectories differ by."""
-        other = GoneGauge(self.denoiser, self.conditions, self.concepts, self.settings, CONFIRMING)
+        """Whether all but styles are gone on other trajectories, too, within what trajectories differ by."""
+        measured = [concept for concept in self.concepts if not is_style(concept)]
+        if not measured:
+            return True
+        other = GoneGauge(self.denoiser, self.conditions, measured, self.settings, CONFIRMING)
         return all(left.is_within(SLACK) for left in other.measure())
 
 
@@ -142,6 +171,12 @@ def _measured(concept: Concept, settings: Settings, close: Closeness) -> list[tu
     chosen = around[:: max(1, len(around) // close.contexts)][: close.contexts]
     measured = [(target_spec(concept, settings), close.own), *((spec, close.context) for spec in chosen)]
     return [(_against_what_is_drawn(spec, concept), levels) for spec, levels in measured]
+
+
+def _looked_at(concept: Concept, settings: Settings) -> list[TargetSpec]:
+    """Return a spec for each picture of a style: of its own words, and of as many contexts."""
+    around = context_specs(concept, settings)
+    return [target_spec(concept, settings)] * PICTURES + around[:: max(1, len(around) // PICTURES)][:PICTURES]
 
 
 def _against_what_is_drawn(spec: TargetSpec, concept: Concept) -> TargetSpec:
@@ -162,6 +197,11 @@ def measuring_passes(concepts: Sequence[Concept], settings: Settings) -> int:
     """Network passes of one measurement."""
     close = CLOSE if len(concepts) <= FEW else COARSE
     return sum(2 * levels for concept in concepts for _, levels in _measured(concept, settings, close))
+
+
+def looking_passes(concepts: Sequence[Concept], settings: Settings) -> int:
+    """Network passes of one look at the styles."""
+    return sum(PASSES * len(_looked_at(concept, settings)) for concept in concepts if is_style(concept))
 
 
 def shares_by_left(concepts: Sequence[Concept], left: Sequence[Left]) -> list[float]:

@@ -8,7 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from esd_pack.esd.closed_form import MOST_ETA, RIDGE, TextEdit, fits, second_moment, staying_prompts, text_edit
+from esd_pack.esd.closed_form import (
+    MOST_ETA,
+    OTHERS,
+    RIDGE,
+    TextEdit,
+    fits,
+    other_styles,
+    second_moment,
+    staying_prompts,
+    text_edit,
+)
 from esd_pack.esd.concepts import Concept, make_concept, without
 from esd_pack.esd.contexts import by_kind
 from esd_pack.esd.examples import concept_specs
@@ -61,14 +71,33 @@ def test_it_is_the_least_squares_solution(concepts: list[Concept]) -> None:
         torch.testing.assert_close(edit.double(), solved, rtol=1e-4, atol=1e-6)
 
 
-def test_eta_is_bounded_and_styles_are_left_alone() -> None:
-    """Far from the prompt the layers are not linear; a style's tokens are too near those of other styles."""
+def test_a_style_is_pushed_away_from_other_styles() -> None:
+    """Keys and values alike, from the mean of the prompts in those; a style without a name is left alone."""
+    rest, settings = staying(), Settings(eta=0.7)
+    own = "old ink style"
+    others = other_styles(own, "ink style")
+    assert len(others) == len(set(others)) == OTHERS and all(p.split()[::2] == ["old", "style"] for p in others)
+    assert other_styles("cat in van gogh style", "van gogh style")[0] == "cat in modern gothic style"
+    found = text_edit(tokens, [make_concept(own)], settings, rest)
+    e = tokens(own)
+    mean = sum(tokens(p) for p in other_styles(own, own)) / OTHERS
+    moment = rest + RIDGE * rest.diagonal().mean() * torch.eye(WIDTH, dtype=rest.dtype) + e.mT @ e
+    wanted = torch.linalg.solve(moment, (1.7 * (mean - e)).mT @ e, left=False)
+    torch.testing.assert_close(found.keys.double(), wanted, rtol=1e-4, atol=1e-6)
+    assert torch.equal(found.keys, found.values) and set(other_styles(own, own)) <= set(
+        staying_prompts([STYLE, make_concept(own)])
+    )
+    nameless = make_concept("a painting")
+    both = text_edit(tokens, by_kind([CAT, nameless]), settings, rest)
+    assert torch.equal(both.values, text_edit(tokens, by_kind([CAT]), settings, rest).values)
+    assert fits(STYLE) and not fits(nameless) and fits(make_concept("a painting", replace_with="a photo"))
+
+
+def test_eta_is_bounded() -> None:
+    """Far from the prompt the layers are not linear."""
     rest = staying()
     far, near = (text_edit(tokens, by_kind([CAT]), Settings(eta=eta), rest) for eta in (3.0, MOST_ETA))
     assert torch.equal(far.values, near.values) and not torch.equal(far.values, far.keys)
-    both = text_edit(tokens, by_kind([CAT, STYLE]), Settings(), rest)
-    assert torch.equal(both.values, text_edit(tokens, by_kind([CAT]), Settings(), rest).values)
-    assert fits(CAT) and not fits(STYLE) and fits(replace(STYLE, kind="object"))
 
 
 def test_an_attribute_becomes_the_prompt_without_its_words() -> None:

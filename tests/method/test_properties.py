@@ -20,6 +20,7 @@ from esd_pack.esd import (
     closed_form,
     concepts,
     contexts,
+    drawn,
     denoiser,
     erasure,
     errors,
@@ -654,6 +655,23 @@ class TestEvaluation:
         if closed_form.fits(made) and (eta or made.anchor_prompt != made.student_prompt):
             edit = closed_form.text_edit(found.__getitem__, [made], runs_of(eta=eta, eta_erase_from=None), moment)
             assert bool(torch.isfinite(torch.cat([edit.keys, edit.values])).all())
+
+    @examples_of(30)
+    @given(TEXTS, st.integers(0, 2**32))
+    def test_a_style_among_others(self, words, seed):
+        made = outcome(lambda: concepts.make_concept(f"{words} style"))
+        if made is None:
+            return
+        (chosen,), settings = contexts.by_kind([made]), runs_of(seed=seed)
+        assert closed_form.is_style(chosen) and until_gone.looking_passes([chosen], settings) == 8 * drawn.PASSES
+        if closed_form.fits(chosen):
+            said = chosen.erase.split()
+            for other in closed_form.other_styles(chosen.erase, chosen.erase):
+                assert len(other.split()) == len(said) and other.split() != said
+        specs = examples.context_specs(chosen, settings)[:2]
+        fake, random = FakeDenoiser(), torch.Generator().manual_seed(seed)
+        assert len(drawn.shown(fake, FakeConditions(), specs, settings, random)) == 2
+        assert fake.passes == 2 * drawn.PASSES
 
     @examples_of(15)
     @given(st.integers(1, 3), st.integers(0, 2**32))
