@@ -142,11 +142,13 @@ def second_moment(tokens: Iterable[Tensor]) -> Tensor:
 
 
 def text_edit(tokens: Tokens, concepts: Sequence[Concept], settings: Settings, staying: Tensor) -> TextEdit:
-    """Solve for B; `staying` is the second moment of the tokens that stay, "d d".
+    """Solve for B, which is 0 where no concept fits; `staying` is the second moment of the tokens that stay, "d d".
 
     Prompts of a concept count by their shares of its examples, and concepts by their weights.
     """
     named = [concept for concept in concepts if fits(concept)]
+    if not named:
+        return TextEdit(*torch.zeros(2, *staying.shape))
     specs = [(spec, share, c) for c in named for spec, share in concept_specs(c, settings)]
     each = sum(share for _, share, _ in specs) / len(named)
     width = len(staying)

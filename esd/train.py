@@ -67,9 +67,14 @@ class Training:
         concepts: Sequence[Concept],
         keeps: Sequence[Keep],
         settings: Settings,
+        start_over: Callable[[], object] = lambda: None,
     ) -> None:
-        """Nothing is computed before the first step."""
+        """Nothing is computed before the first step.
+
+        `start_over` begins without styles where the closed-form start leaves one in the pictures.
+        """
         self.denoiser, self.conditions, self.concepts, self.settings = denoiser, conditions, concepts, settings
+        self._start_over = start_over
         self.streams = make_streams(denoiser, conditions, concepts, keeps, settings)
         self.optimizer = make_optimizer(settings.optimizer, list(denoiser.trainable.values()), settings.learning_rate)
         self.losses: list[float] = []
@@ -114,6 +119,9 @@ class Training:
         if self._gauge is None:
             self._gauge = GoneGauge(self.denoiser, self.conditions, self.concepts, self.settings)
         self.left, is_gone = self._gauge.check(is_start=not self.losses)
+        if not self.losses and any(each.shown for each in self.left):
+            self._start_over()
+            self.left = self._gauge.measure()
         self.worst[len(self.losses) // CHECK_EVERY :] = [max(each.worst for each in self.left)]
         self.streams[0].share(shares_by_left(self.concepts, self.left))
         self.is_gone = is_gone
@@ -150,13 +158,15 @@ def erase(
     keeps: Sequence[Keep] = (),
     on_start: Callable[[Training], object] = lambda training: None,
     on_step: StepCallback = lambda step: False,
+    start_over: Callable[[], object] = lambda: None,
 ) -> Training:
     """Train the denoiser's student until it predicts the targets; its `difference()` is then the erasure.
 
-    `conditions` has every prompt of `concepts.prompts_of`.  `on_start` may resume the training from a snapshot.
+    `conditions` has every prompt of `concepts.prompts_of`.  `on_start` may resume the training from a snapshot,
+    `start_over` has the student begin without styles.
     Returns the training with the loss of every step.  Raises EsdError where a loss or a gradient is not finite.
     """
-    training = Training(denoiser, conditions, concepts, keeps, settings)
+    training = Training(denoiser, conditions, concepts, keeps, settings, start_over)
     on_start(training)
     for step in training:
         if on_step(step):

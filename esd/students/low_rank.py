@@ -29,6 +29,7 @@ class LowRankStudent:
         self.layers: dict[str, nn.Linear] = {}
         self.rows: dict[str, tuple[int, int]] = {}
         self.trainable: dict[str, nn.Parameter] = {}
+        self.drawn: dict[str, Tensor] = {}
         for name in plan.names:
             path = name.removesuffix(".weight")
             if not hasattr(network.get_submodule(path), "in_features"):  # hosts have Linear layers of their own
@@ -51,12 +52,16 @@ class LowRankStudent:
         factors = {id(edit): torch.linalg.svd(edit.double(), full_matrices=False) for edit in _distinct(edits.values())}
         for name, edit in edits.items():
             up, down = self._pair(name)
+            drawn = self.drawn.setdefault(name, down.clone())
             u, s, vh = factors[id(edit)]
             rank, root = min(len(s), down.shape[0]), s.sqrt()
             layer = self.layers[name]
             columns = (u * root).mT[:rank].to(up.device, dtype)
             made = layer(columns) - layer(torch.zeros_like(columns[:1]))
             up.zero_()
+            down.copy_(drawn)
+            if not s.any():
+                continue
             up[:, :rank] = made[:, slice(*self.rows[name])].float().mT
             down[:rank] = (root[:, None] * vh)[:rank].to(down)
 

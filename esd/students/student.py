@@ -38,7 +38,7 @@ class Student(Protocol):
         """The float32 parameters by name, on the network's device."""
 
     def begin(self, edits: Mapping[str, Tensor], dtype: torch.dtype) -> None:
-        """Begin at W (I + B) instead of W, with B ("i i") by weight; layers compute in `dtype`."""
+        """Begin at W (I + B) instead of W, with B ("i i") by weight, or begin anew; layers compute in `dtype`."""
 
     def attached(self, dtype: torch.dtype) -> AbstractContextManager[None]:
         """While it is open the network answers as the student; its layers compute in `dtype`."""

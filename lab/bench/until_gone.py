@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,11 +33,19 @@ def followed(bench: Bench, task: Task, seed: int, every: int, changes: dict[str,
     with torch.inference_mode():
         plan = bench.world.erasing.make_plan(loaded.model, settings)
         conditions = encode(plan.host, loaded.clip, prompts_of(concepts, []), plan.latent_shape, plan.device)
-        edits = starting_edits(plan, loaded.clip, conditions, concepts, [])
+        begun = starting_edits(plan, loaded.clip, conditions, concepts, [])
     judged = [each for group in task.groups.values() for each in group]
     with torch.inference_mode(False):
-        denoiser = make_denoiser(plan, lambda samples: passes.__setitem__(0, passes[0] + samples), edits)
-        training = Training(denoiser, conditions, concepts, [], plan.settings)
+        denoiser = make_denoiser(plan, lambda samples: passes.__setitem__(0, passes[0] + samples), begun.edits)
+        training = Training(
+            denoiser,
+            conditions,
+            concepts,
+            [],
+            plan.settings,
+        start_over = partial(denoiser.learner.begin, begun.without_styles, denoiser.dtype)
+        training = Training(denoiser, conditions, concepts, [], plan.settings, start_over)
+        )
         while True:
             left = training.left or GoneGauge(denoiser, conditions, concepts, plan.settings).measure()
             learnt = denoiser.learner.erasure("diffusion_model.")

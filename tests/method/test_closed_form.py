@@ -165,6 +165,24 @@ def test_nothing_to_begin_with_leaves_the_student() -> None:
         assert not student.erasure("").change("to_k.weight").any()
 
 
+@pytest.mark.parametrize("rank", [0, 4])
+def test_a_student_begins_anew_as_it_was(rank: int) -> None:
+    """With no change, and with another one, as if it had begun so."""
+    plan, network = StudentPlan(("to_k.weight",), rank=rank), layers()
+    edits = [
+        {"to_k.weight": text_edit(tokens, by_kind(each), Settings(), staying()).keys} for each in ([CAT], [DOG], [])
+    ]
+    assert not edits[-1]["to_k.weight"].any()
+    for last in edits[1:]:
+        once, again = make_student(plan, network), make_student(plan, network)
+        first = {name: t.detach().clone() for name, t in once.trainable.items()}
+        once.begin(last, torch.float32)
+        for each in (edits[0], last):
+            again.begin(each, torch.float32)
+        assert all(t.equal(once.trainable[name]) for name, t in again.trainable.items())
+        assert all(t.equal(first[name]) for name, t in once.trainable.items()) == (last is edits[-1])
+
+
 @pytest.mark.parametrize("closed_form", [True, False])
 def test_what_is_left_is_looked_at_before_the_first_step(closed_form: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A start that is enough takes no step; without one nothing is measured before the first."""

@@ -82,6 +82,27 @@ def test_a_picture_that_shows_it_counts_whatever_its_residual_is():
     assert left.is_gone and not replace(left, shown=0.25).is_gone and replace(left, shown=0.25).percent == 25
 
 
+def test_a_start_that_leaves_a_style_is_taken_back(monkeypatch):
+    """And the run is then the one that begins without it, bit for bit."""
+    concepts, chosen = settled([INK], SETTINGS)
+
+    def losses(scale: float) -> list[float]:
+        denoiser = FakeDenoiser()
+        with torch.no_grad():
+            denoiser.trainable["text.weight"].mul_(scale)
+        run = Training(
+            denoiser, FakeConditions(), concepts, [], chosen,
+            lambda: denoiser.trainable["text.weight"].data.copy_(denoiser.base["text.weight"]),
+        )  # fmt: skip
+        list(run)
+        return [*run.losses, *run.worst]
+
+    monkeypatch.setattr(until_gone, "shown", lambda *arguments: [False, True])
+    assert losses(0.9) == losses(1.0)
+    monkeypatch.setattr(until_gone, "shown", lambda *arguments: [False])
+    assert losses(0.9) != losses(1.0)
+
+
 def test_a_run_ends_at_a_start_that_shows_nothing(monkeypatch):
     monkeypatch.setattr(until_gone, "shown", lambda *arguments: [False] * 8)
     concepts, chosen = settled([INK], SETTINGS)

@@ -81,14 +81,14 @@ def erase_model(
     with translate_oom("the prompts were encoded", "close other programs, then queue again"):
         prompts, guidance = prompts_of(concepts, keeps), guidance_of(plan.settings)
         conditions = encode(plan.host, clip, prompts, plan.latent_shape, plan.device, guidance)
-        edits = starting_edits(plan, clip, conditions, concepts, keeps)
+        start = starting_edits(plan, clip, conditions, concepts, keeps)
     plan = fitted(plan, conditions, keeps, monitor.vae if monitor and monitor.preview_every else None)
     progress = Progress(planned_passes(plan.settings, concepts, keeps), monitor.node if monitor else None)
     exact = training_numerics(plan.settings.deterministic)
     with translate_oom("training", LOWER_MEMORY_HINT), torch.inference_mode(False), training_mode(), exact:
         gauge = Gauge(plan.device)
-        denoiser = make_denoiser(plan, progress.advance, edits)
-        job = Job(plan, conditions, concepts, keeps, base, denoiser, progress, gauge)
+        denoiser = make_denoiser(plan, progress.advance, start.edits)
+        job = Job(plan, conditions, concepts, keeps, base, denoiser, progress, gauge, start.without_styles)
         weights, losses = train_or_reuse(job, monitor) if monitor else _train_headless(job, on_step)
     taken = "" if gauge.peak is None else f", {gb(gauge.peak)} taken where {gb(plan.need.total)} were estimated"
     log.info("ESD: %d steps, %d network passes%s", len(losses), progress.done, taken)

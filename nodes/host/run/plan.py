@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -68,6 +69,8 @@ class Job:
     denoiser: HostDenoiser
     progress: Progress
     gauge: Gauge
+    without_styles: Mapping[str, Tensor] = field(default_factory=dict)
+    """The edits to begin with where those of styles do not do (`start.Start`)."""
 
     def train(
         self,
@@ -75,7 +78,9 @@ class Job:
         on_step: StepCallback = lambda step: False,
     ) -> Training:
         """Train the denoiser's student (`esd.train.erase`)."""
-        return erase(self.denoiser, self.conditions, self.concepts, self.plan.settings, self.keeps, on_start, on_step)
+        start_over = partial(self.denoiser.learner.begin, self.without_styles, self.denoiser.dtype)
+        settings = self.plan.settings
+        return erase(self.denoiser, self.conditions, self.concepts, settings, self.keeps, on_start, on_step, start_over)
 
     def weights(self, origin: Origin, training: Training, left: Mapping[str, int] | None = None) -> Erasure:
         """Return what was learnt, under the host's names; `origin` is what the base was, `left` what was measured."""

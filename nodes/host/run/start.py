@@ -11,7 +11,7 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ....esd.closed_form import second_moment, staying_prompts, text_edit
+from ....esd.closed_form import is_style, second_moment, staying_prompts, text_edit
 from ....esd.concepts import Concept, Keep
 from ....esd.denoiser import Condition
 from ..model.conditioning import encode
@@ -27,29 +27,51 @@ def text_weights(host: HostModel, names: Sequence[str]) -> tuple[list[str], list
     return [n for n in names if keys and n.endswith(keys)], [n for n in names if values and n.endswith(values)]
 
 
+@dataclass(frozen=True)
+class Start:
+    """B (`esd.closed_form`) for each weight that a run begins with changed; none where it begins as it is.
+
+    `without_styles` has the same weights, for where the start leaves a style in the pictures: training gets further
+    from the style as it is (docs/quality.md).
+    """
+
+    edits: Mapping[str, Tensor]
+    without_styles: Mapping[str, Tensor]
+
+
 def starting_edits(
     plan: Plan, clip: Any, conditions: Mapping[str, Condition], concepts: Sequence[Concept], keeps: Sequence[Keep]
-) -> dict[str, Tensor]:
-    """Return B (`esd.closed_form`) for each weight that the run begins with changed; none where it begins as it is."""
+) -> Start:
+    """Solve for the start of a run; nothing where the settings want none."""
     if not plan.settings.closed_form:
-        return {}
+        return Start({}, {})
 
     known = _known(clip)
 
     def tokens(prompt: str) -> Tensor:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        told = conditions.get(prompt) or encode(plan.host, clip, [prompt], plan.latent_shape, CPU)[prompt]
-        return told.tensors["c_crossattn"][0].detach().double().cpu()
+        told = conditions.get(prompt)
+        return encoded(told) if told else staying(prompt)
 
     def staying(prompt: str) -> Tensor:
         if prompt not in known:
-            known[prompt] = tokens(prompt).float()
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            known[prompt] = encoded(encode(plan.host, clip, [prompt], plan.latent_shape, CPU)[prompt]).float()
         return known[prompt].double()
 
+    def encoded(told: Condition) -> Tensor:
+        return told.tensors["c_crossattn"][0].detach().double().cpu()
+
     prompts = staying_prompts(concepts, [prompt for keep in keeps if keep.weight for prompt in keep.prompts])
-    edit = text_edit(tokens, concepts, plan.settings, second_moment(map(staying, prompts)))
+    moment = second_moment(map(staying, prompts))
     keys, values = text_weights(plan.host, plan.names)
-    return {**dict.fromkeys(keys, edit.keys), **dict.fromkeys(values, edit.values)}
+
+    def edits_for(chosen: Sequence[Concept]) -> dict[str, Tensor]:
+        edit = text_edit(tokens, chosen, plan.settings, moment)
+        return {**dict.fromkeys(keys, edit.keys), **dict.fromkeys(values, edit.values)}
+
+    others = [concept for concept in concepts if not is_style(concept)]
+    edits = edits_for(concepts)
+    return Start(edits, edits_for(others) if len(others) < len(concepts) else edits)
 
 
 @dataclass
