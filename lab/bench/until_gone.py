@@ -37,15 +37,8 @@ def followed(bench: Bench, task: Task, seed: int, every: int, changes: dict[str,
     judged = [each for group in task.groups.values() for each in group]
     with torch.inference_mode(False):
         denoiser = make_denoiser(plan, lambda samples: passes.__setitem__(0, passes[0] + samples), begun.edits)
-        training = Training(
-            denoiser,
-            conditions,
-            concepts,
-            [],
-            plan.settings,
         start_over = partial(denoiser.learner.begin, begun.without_styles, denoiser.dtype)
         training = Training(denoiser, conditions, concepts, [], plan.settings, start_over)
-        )
         while True:
             left = training.left or GoneGauge(denoiser, conditions, concepts, plan.settings).measure()
             learnt = denoiser.learner.erasure("diffusion_model.")
