@@ -118,7 +118,7 @@ class Training:
         """
         if self._gauge is None:
             self._gauge = GoneGauge(self.denoiser, self.conditions, self.concepts, self.settings)
-        self.left, is_gone = self._gauge.check(is_start=not self.losses)
+        self.left, is_gone = self._gauge.check(len(self.losses))
         if not self.losses and any(each.shown for each in self.left):
             self._start_over()
             self.left = self._gauge.measure()

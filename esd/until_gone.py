@@ -54,6 +54,9 @@ BUFFERED = 40
 PICTURES = 4
 """So many of a style's own words are looked at, and so many of its contexts."""
 
+LOOK_EVERY, LOOKS = 50, 2
+"""Optimiser steps between two looks at a style, and how many looks in a row must show none after a training."""
+
 SLACK = 0.1
 """By how much more a residual may be on the trajectories that confirm: one trajectory differs from another by that."""
 
@@ -139,20 +142,24 @@ class GoneGauge:
             left.append(Left(concept.student_prompt, residuals, {p: gone_at(concept, p) for p in residuals}))
         return left
 
-    def check(self, is_start: bool) -> tuple[list[Left], bool]:
-        """Return what is left of each concept, and whether all of them are gone for sure.
+    def check(self, done: int) -> tuple[list[Left], bool]:
+        """Return what is left of each concept after so many steps, and whether all of them are gone for sure.
 
-        Styles are looked at once nothing else is left; at the start whatever their residuals are.
+        Styles are looked at once nothing else is left; every `LOOK_EVERY` steps whatever their residuals are.
         """
         left = self.measure()
         styles = [is_style(concept) for concept in self.concepts]
-        if not all(each.is_gone or (is_start and style) for each, style in zip(left, styles, strict=True)):
+        if not all(
+            each.is_gone or (style and done % LOOK_EVERY == 0) for each, style in zip(left, styles, strict=True)
+        ):
             return left, False
         generator = stream_generator(self.settings.seed, LOOKING)
         for index, concept in enumerate(self.concepts):
             if styles[index]:
-                specs = _looked_at(concept, self.settings)
-                found = shown(self.denoiser, self.conditions, specs, self.settings, generator)
+                specs, found = _looked_at(concept, self.settings), list[bool]()
+                for _ in range(LOOKS if done else 1):
+                    if not any(found):
+                        found += shown(self.denoiser, self.conditions, specs, self.settings, generator)
                 left[index] = replace(left[index], shown=sum(found) / len(found))
         return left, all(each.is_gone for each in left) and self.confirmed()
 
@@ -200,8 +207,8 @@ def measuring_passes(concepts: Sequence[Concept], settings: Settings) -> int:
 
 
 def looking_passes(concepts: Sequence[Concept], settings: Settings) -> int:
-    """Network passes of one look at the styles."""
-    return sum(PASSES * len(_looked_at(concept, settings)) for concept in concepts if is_style(concept))
+    """Network passes of looking at the styles, at most."""
+    return sum(LOOKS * PASSES * len(_looked_at(concept, settings)) for concept in concepts if is_style(concept))
 
 
 def shares_by_left(concepts: Sequence[Concept], left: Sequence[Left]) -> list[float]:

@@ -48,32 +48,41 @@ def test_a_look_costs_what_it_says():
     (ink,) = by_kind([INK])
     denoiser, gauge = FakeDenoiser(), GoneGauge(FakeDenoiser(), FakeConditions(), [ink], SETTINGS)
     gauge.denoiser = denoiser
-    left, is_gone = gauge.check(is_start=True)
+    left, is_gone = gauge.check(0)
     assert left[0].shown == 1.0 and left[0].percent == 100 and not is_gone
     looking = looking_passes([ink, *by_kind([CAT])], SETTINGS)
-    assert denoiser.passes == measuring_passes([ink], SETTINGS) + looking and looking == 8 * drawn.PASSES
+    assert denoiser.passes == measuring_passes([ink], SETTINGS) + looking / 2 and looking == 16 * drawn.PASSES
     without = replace(SETTINGS, stop="after all steps")
     assert planned_passes(SETTINGS, [ink], []) - planned_passes(without, [ink], []) >= looking
 
 
-@pytest.mark.parametrize(("limit", "is_start", "looks"), [(-9.0, True, 1), (-9.0, False, 0), (9.0, False, 1)])
-def test_a_style_is_looked_at_at_the_start_and_once_its_residuals_are_down(monkeypatch, limit, is_start, looks):
+@pytest.mark.parametrize(("limit", "done", "looks"), [(-9.0, 0, 1), (-9.0, 10, 0), (-9.0, 50, 2), (9.0, 10, 2)])
+def test_a_style_is_looked_at_now_and_then_and_once_its_residuals_are_down(
+    monkeypatch, limit, done, looks
+):
     monkeypatch.setitem(until_gone.GONE, "style", (limit, limit))
     asked = []
     monkeypatch.setattr(until_gone, "shown", lambda *arguments: asked.append(arguments) or [False] * 8)
     gauge = GoneGauge(FakeDenoiser(), FakeConditions(), by_kind([INK]), SETTINGS)
-    left, is_gone = gauge.check(is_start)
+    left, is_gone = gauge.check(done)
     assert len(asked) == looks and is_gone == bool(looks) and left[0].percent == (0 if looks else 100)
+
+
+def test_a_second_look_is_only_for_what_the_first_does_not_show(monkeypatch):
+    asked = []
+    monkeypatch.setattr(until_gone, "shown", lambda *arguments: asked.append(arguments) or [True, False])
+    left, is_gone = GoneGauge(FakeDenoiser(), FakeConditions(), by_kind([INK]), SETTINGS).check(50)
+    assert len(asked) == 1 and left[0].shown == 0.5 and not is_gone
 
 
 def test_nothing_is_looked_at_while_an_object_is_left(monkeypatch):
     """And objects are confirmed without the styles beside them."""
     monkeypatch.setattr(until_gone, "shown", lambda *arguments: [False] * 8)
     gauge = GoneGauge(FakeDenoiser(), FakeConditions(), by_kind([CAT, INK]), SETTINGS)
-    left, is_gone = gauge.check(is_start=True)
+    left, is_gone = gauge.check(0)
     assert not is_gone and [each.shown for each in left] == [None, None]
     monkeypatch.setitem(until_gone.GONE, "object", (9.0, 9.0))
-    left, is_gone = gauge.check(is_start=True)
+    left, is_gone = gauge.check(0)
     assert is_gone and [each.shown for each in left] == [None, 0.0]
 
 

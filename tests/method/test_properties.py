@@ -663,7 +663,7 @@ class TestEvaluation:
         if made is None:
             return
         (chosen,), settings = contexts.by_kind([made]), runs_of(seed=seed)
-        assert closed_form.is_style(chosen) and until_gone.looking_passes([chosen], settings) == 8 * drawn.PASSES
+        assert closed_form.is_style(chosen) and until_gone.looking_passes([chosen], settings) == 16 * drawn.PASSES
         if closed_form.fits(chosen):
             said = chosen.erase.split()
             for other in closed_form.other_styles(chosen.erase, chosen.erase):

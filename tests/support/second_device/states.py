@@ -255,6 +255,12 @@ def _(world: World) -> Any:
     return world.erase(concepts=[world.concept("cat", "cat in a hat")]).weights.differences
 
 
+@state("a style's start in closed form, looked at")
+def _(world: World) -> Any:
+    changes = {"closed_form": True, "stop": "when gone", "contexts": "by kind", "steps": 1}
+    return world.erase(concepts=[world.concept("ink style")], **changes).weights.differences
+
+
 @state("a start in closed form, rank 4")
 def _(world: World) -> Any:
     learnt = world.erase(closed_form=True, rank=4).weights
