@@ -193,8 +193,8 @@ FIELDS: dict[str, Field] = {
     "closed_form": Field(
         True,
         "Begin with text keys and values from ridge regression, which takes no pass of the network, and train from "
-        "there. Most objects and attributes are gone at once. Off begins with the model's own weights, as published. "
-        "For SD1.x, SD2.x and SDXL, with methods that train these weights; styles begin as they are.",
+        "there. Most concepts are gone at once. Off begins with the model's own weights, as published. "
+        "For SD1.x, SD2.x and SDXL, with methods that train these weights.",
         rare=True,
     ),
     "eta_erase_from": Field(None, "", 0.0, 20.0, official="negative_guidance"),
