@@ -59,6 +59,9 @@ _OF_ANY_STYLE = frozenset(
     "a an the in of by style styled aesthetic painting paintings art artwork drawing sketch engraving".split()
 )
 
+STYLE = 0.02
+"""How much a prompt of a style counts: its name is all that moves, and the more it counts the more moves with it."""
+
 OTHERS = 4
 """How many other styles stand for any."""
 
@@ -144,7 +147,7 @@ def second_moment(tokens: Iterable[Tensor]) -> Tensor:
 def text_edit(tokens: Tokens, concepts: Sequence[Concept], settings: Settings, staying: Tensor) -> TextEdit:
     """Solve for B, which is 0 where no concept fits; `staying` is the second moment of the tokens that stay, "d d".
 
-    Prompts of a concept count by their shares of its examples, and concepts by their weights.
+    Prompts of a concept count by their shares of its examples, and concepts by their weights; styles by `STYLE`.
     """
     named = [concept for concept in concepts if fits(concept)]
     if not named:
@@ -156,9 +159,10 @@ def text_edit(tokens: Tokens, concepts: Sequence[Concept], settings: Settings, s
     keys, values = (torch.zeros((width, width), dtype=staying.dtype) for _ in range(2))
     for spec, share, concept in specs:
         told, for_keys, for_values = _wanted(spec, concept, tokens)
-        moment += share / each * told.mT @ told
-        keys += share / each * (for_keys - told).mT @ told
-        values += share / each * (for_values - told).mT @ told
+        weight = share / each * (STYLE if is_style(concept) else 1.0)
+        moment += weight * told.mT @ told
+        keys += weight * (for_keys - told).mT @ told
+        values += weight * (for_values - told).mT @ told
     solved = torch.linalg.solve(moment, torch.cat([keys, values]).mT).mT.float()
     return TextEdit(*solved.chunk(2))
 

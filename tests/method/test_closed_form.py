@@ -12,6 +12,7 @@ from esd_pack.esd.closed_form import (
     MOST_ETA,
     OTHERS,
     RIDGE,
+    STYLE,
     TextEdit,
     fits,
     other_styles,
@@ -29,7 +30,7 @@ from esd_pack.esd.until_gone import settled
 from support.fakes import FakeConditions, FakeDenoiser
 
 TOKENS, WIDTH = 5, 12
-CAT, DOG, STYLE = make_concept("cat"), make_concept("a dog"), make_concept("ink style")
+CAT, DOG, INK = make_concept("cat"), make_concept("a dog"), make_concept("ink style")
 ATTRIBUTE = make_concept("hat", erase_from="man in a hat")
 
 
@@ -81,16 +82,16 @@ def test_a_style_is_pushed_away_from_other_styles() -> None:
     found = text_edit(tokens, [make_concept(own)], settings, rest)
     e = tokens(own)
     mean = sum(tokens(p) for p in other_styles(own, own)) / OTHERS
-    moment = rest + RIDGE * rest.diagonal().mean() * torch.eye(WIDTH, dtype=rest.dtype) + e.mT @ e
-    wanted = torch.linalg.solve(moment, (1.7 * (mean - e)).mT @ e, left=False)
+    moment = rest + RIDGE * rest.diagonal().mean() * torch.eye(WIDTH, dtype=rest.dtype) + STYLE * e.mT @ e
+    wanted = torch.linalg.solve(moment, STYLE * (1.7 * (mean - e)).mT @ e, left=False)
     torch.testing.assert_close(found.keys.double(), wanted, rtol=1e-4, atol=1e-6)
     assert torch.equal(found.keys, found.values) and set(other_styles(own, own)) <= set(
-        staying_prompts([STYLE, make_concept(own)])
+        staying_prompts([INK, make_concept(own)])
     )
     nameless = make_concept("a painting")
     both = text_edit(tokens, by_kind([CAT, nameless]), settings, rest)
     assert torch.equal(both.values, text_edit(tokens, by_kind([CAT]), settings, rest).values)
-    assert fits(STYLE) and not fits(nameless) and fits(make_concept("a painting", replace_with="a photo"))
+    assert fits(INK) and not fits(nameless) and fits(make_concept("a painting", replace_with="a photo"))
 
 
 def test_eta_is_bounded() -> None:

@@ -57,9 +57,7 @@ def test_a_look_costs_what_it_says():
 
 
 @pytest.mark.parametrize(("limit", "done", "looks"), [(-9.0, 0, 1), (-9.0, 10, 0), (-9.0, 50, 2), (9.0, 10, 2)])
-def test_a_style_is_looked_at_now_and_then_and_once_its_residuals_are_down(
-    monkeypatch, limit, done, looks
-):
+def test_a_style_is_looked_at_now_and_then_and_once_its_residuals_are_down(monkeypatch, limit, done, looks):
     monkeypatch.setitem(until_gone.GONE, "style", (limit, limit))
     asked = []
     monkeypatch.setattr(until_gone, "shown", lambda *arguments: asked.append(arguments) or [False] * 8)
