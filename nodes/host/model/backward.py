@@ -77,14 +77,16 @@ def _copy_first(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 def _checkpointed(network: nn.Module, asked: Backward) -> Iterator[None]:
     """Recompute the blocks' activations in backward instead of storing them."""
     blocks = checkpoint_blocks(network, asked.blocks)
-    forwards = [block.forward for block in blocks]
+    forwards, own = [block.forward for block in blocks], [block.__dict__.get("forward") for block in blocks]
     try:
         for block, forward in zip(blocks, forwards, strict=True):
             block.forward = _with_checkpointing(_on_copies(forward) if asked.in_place else forward)
         yield
     finally:
-        for block in blocks:
+        for block, before in zip(blocks, own, strict=True):
             del block.forward
+            if before is not None:
+                block.forward = before
 
 
 def checkpoint_blocks(module: nn.Module, classes: Sequence[str]) -> list[nn.Module]:

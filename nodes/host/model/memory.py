@@ -70,26 +70,29 @@ def estimate(
     return MemoryEstimate(student=kept * sum(map(math.prod, shapes)) + int(state), activations=max(called))
 
 
+def copied_bytes(host: HostModel, device: torch.device, dtype: torch.dtype) -> dict[str, int]:
+    """Return the bytes of each weight that a run copies to the device; those that it shares with the MODEL have 0.
+
+    Copied are the weights that are elsewhere, in another dtype, or patched.
+    """
+    if host.is_quantised:
+        kept = host.network.state_dict().items()
+        return {name: 0 if t.device == device else t.numel() * t.element_size() for name, t in kept}
+    weights = host.weights().items()
+    return {name: 0 if w.shares(device, dtype) else math.prod(w.shape) * dtype.itemsize for name, w in weights}
+
+
 def with_room(
     need: MemoryEstimate, host: HostModel, device: torch.device, dtype: torch.dtype
 ) -> tuple[MemoryEstimate, int]:
     """Make room for a run through the host's memory manager; returns the need with its copies, and what is free.
 
-    Copied are the weights that are elsewhere, in another dtype, or patched; the others are shared with the MODEL.
+    What a run does not copy it shares with the MODEL, which then stays; a quantised one only as a whole.
     """
-    if host.is_quantised:
-        return quantised_need(need, host, device)
-    weights = host.weights().values()
-    copied = [math.prod(w.shape) for w in weights if not w.shares(device, dtype)]
-    need = replace(need, copies=sum(copied) * dtype.itemsize)
-    return need, offload_others(need.wanted, device, shared=host.patcher if len(copied) < len(weights) else None)
-
-
-def quantised_need(need: MemoryEstimate, host: HostModel, device: torch.device) -> tuple[MemoryEstimate, int]:
-    """Return the same for a network of quantised weights: those are copied that are not on the device."""
-    elsewhere = [t for t in host.network.state_dict().values() if t.device != device]
-    need = replace(need, copies=sum(t.numel() * t.element_size() for t in elsewhere))
-    return need, offload_others(need.wanted, device, shared=None if elsewhere else host.patcher)
+    copied = copied_bytes(host, device, dtype).values()
+    need = replace(need, copies=sum(copied))
+    stays = not any(copied) if host.is_quantised else not all(copied)
+    return need, offload_others(need.wanted, device, shared=host.patcher if stays else None)
 
 
 def ensure_free(need: MemoryEstimate, free: int, device: torch.device) -> None:

@@ -92,7 +92,7 @@ class World:
 
         server.PromptServer(asyncio.new_event_loop())
         assert asyncio.run(nodes.load_custom_node(str(ROOT)))
-        self.nodes, self.output, self.need, self.begun = nodes, folder / arm / "output", None, 0
+        self.nodes, self.output, self.plan, self.need, self.begun = nodes, folder / arm / "output", None, None, 0
         self.load()
 
     def load(self) -> None:
@@ -124,7 +124,7 @@ class World:
 
         def note(*args: Any) -> Any:
             plan = fitted(*args)
-            self.need, self.begun = plan.need, second_device.allocated()
+            self.plan, self.need, self.begun = plan, plan.need, second_device.allocated()
             second_device.peak(reset=True)
             return plan
 
@@ -245,6 +245,42 @@ family("SDXL", "koala")
 family("SD3", "sd3")
 family("SD2.x, a start in closed form", "sd2", closed_form=True)
 family("SDXL, a start in closed form", "koala", closed_form=True)
+
+
+def streamed(words: str, name: str, **changes: Any) -> None:
+    """A network whose blocks visit the device, since there is no room for all of them; on the CPU it has room."""
+
+    def run(world: World) -> Any:
+        from support.deep_models import DEEP
+
+        with torch.inference_mode(False), world.eager_layers():
+            model, text = DEEP[name](), DEEP[name].text
+            usual = {"width": 64, "height": 64, "steps": 3, "trajectory_batch": 1, **changes}
+            whole = world.erase(model, text, **usual).weights
+            found = {key: whole.change(key) for key in whole.names}
+            if world.gpu is None:
+                return found
+            assert not world.plan.offload.streamed
+            room = world.need.wanted - int(SHARE * world.need.copies)
+            with world.set(world.gpu, "total", second_device.allocated() + room):
+                again = world.erase(model, text, **usual).weights
+        visitors = world.plan.offload
+        assert 3 <= len(visitors.streamed) < visitors.blocks, visitors
+        assert digest(found) == digest({key: again.change(key) for key in again.names}), "other bits"
+        return found
+
+    STATES[words] = run
+
+
+SHARE = 0.3
+"""Of the network's bytes that there is no room for."""
+
+streamed("blocks streamed: Wan, rank 4", "wan", rank=4)
+streamed("blocks streamed: Wan", "wan")
+streamed("blocks streamed: FLUX.1, rank 4", "dev", rank=4)
+streamed("blocks streamed: Z-Image, rank 4, keeps", "zimage", rank=4, keeps=["dog"])
+streamed("blocks streamed: Wan in fp8, rank 4", "wan fp8", rank=4)
+streamed("blocks streamed: SDXL, a start in closed form, rank 4", "koala", rank=4, closed_form=True)
 
 FORETOLD = ("256 pixels", "256 pixels, gradient checkpointing on, batch 2", "256 pixels, esd-u, adafactor", "SDXL")
 """Where the peak on the device is held against what was foretold."""

@@ -1,0 +1,63 @@
+"""Tiny networks of more blocks than two, as MODELs of the host on its own device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from support.dit_models import DITS, OTHERS, build, randomise
+from support.family_models import ROWS, RandomText
+
+
+@dataclass(frozen=True)
+class Deep:
+    """A family's tiny network with more blocks; float8 weights where `stored` says so."""
+
+    name: str
+    config: Mapping[str, Any]
+    stored: torch.dtype = torch.float32
+
+    @property
+    def text(self) -> RandomText:
+        """Its text encoder."""
+        return (DITS | OTHERS)[self.name].text
+
+    def __call__(self) -> Any:
+        """Make the MODEL outside inference mode, equal weights every time; the host computes with it on its device."""
+        import comfy.model_management
+        import comfy.model_patcher
+
+        dit = (DITS | OTHERS)[self.name]
+        base = build(dit.kind, {**dit.config, **self.config})
+        randomise(base.diffusion_model)
+        if self.stored is not torch.float32:
+            state = base.diffusion_model.state_dict()
+            base = build(dit.kind, {**dit.config, **self.config}, dtype=self.stored)
+            base.manual_cast_dtype = torch.float32
+            base.diffusion_model.load_state_dict({name: t.to(self.stored) for name, t in state.items()})
+        device = comfy.model_management.get_torch_device()
+        return comfy.model_patcher.ModelPatcher(base.eval(), load_device=device, offload_device=torch.device("cpu"))
+
+
+class DeepUnet:
+    """SDXL's layout, as the stock loader takes it."""
+
+    text = ROWS["koala"].text
+
+    def __call__(self) -> Any:
+        """Make the MODEL."""
+        import comfy.sd
+
+        return comfy.sd.load_diffusion_model_state_dict({name: t.clone() for name, t in ROWS["koala"].state().items()})
+
+
+DEEP = {
+    "wan": Deep("wan", {"num_layers": 8}),
+    "wan fp8": Deep("wan", {"num_layers": 8}, torch.float8_e4m3fn),
+    "dev": Deep("dev", {"depth": 4, "depth_single_blocks": 6}),
+    "zimage": Deep("zimage", {"n_layers": 6}),
+    "koala": DeepUnet(),
+}
