@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from commands.shapes import FLUX_BLOCKS, Shape
 from support.dit_models import DITS, OTHERS, build, randomise
 from support.family_models import ROWS, RandomText
 
@@ -53,6 +54,9 @@ class DeepUnet:
 
         return comfy.sd.load_diffusion_model_state_dict({name: t.clone() for name, t in ROWS["koala"].state().items()})
 
+
+TINY_SHAPE = Shape("Flux", DITS["dev"].config, 32, 64, 32, 64, "paper-2023", FLUX_BLOCKS)
+"""FLUX.1's layout, as what is measured on a user's device is described."""
 
 DEEP = {
     "wan": Deep("wan", {"num_layers": 8}),

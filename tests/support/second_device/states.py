@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
@@ -262,7 +263,7 @@ def streamed(words: str, name: str, **changes: Any) -> None:
                 return found
             assert not world.plan.offload.streamed
             room = world.need.wanted - int(SHARE * world.need.copies)
-            with world.set(world.gpu, "total", second_device.allocated() + room):
+            with world.set(world.gpu, "total", world.begun + room):
                 again = world.erase(model, text, **usual).weights
         visitors = world.plan.offload
         assert 3 <= len(visitors.streamed) < visitors.blocks, visitors
@@ -548,6 +549,17 @@ def _(world: World) -> Any:
     drawn = evaluate.evaluate(base_model, erased, world.clip, world.vae, shots, prompts.labels, judge)
     scores = [score.score for model in drawn.scores.values() for score in model]
     return torch.tensor(figures), torch.tensor(scores)
+
+
+@state("measured as commands/gpu.py does")
+def _(world: World) -> Any:
+    from commands import gpu, shapes
+    from support.deep_models import TINY_SHAPE
+
+    with patch.dict(shapes.SHAPES, {"tiny": TINY_SHAPE}):
+        rows = list(gpu.rows(gpu.parser().parse_args(["--steps", "2", "--shapes", "tiny"])))
+    assert world.gpu is None or all(row["peak_bytes"] > 2**20 for row in rows), rows
+    return torch.tensor([[row["rank"], row["passes_per_step"], row["published_passes"]] for row in rows])
 
 
 @state("Safe Latent Diffusion")
