@@ -192,12 +192,12 @@ def _eager_layers() -> Iterator[None]:
     management = getattr(comfy, "memory_management", None)
     before = getattr(management, "aimdo_enabled", None)
     if before:
-        management.aimdo_enabled = False  # type: ignore[union-attr]
+        management.aimdo_enabled = False
     try:
         yield
     finally:
         if before:
-            management.aimdo_enabled = before  # type: ignore[union-attr]
+            management.aimdo_enabled = before
 
 
 NOISE = 2**20

@@ -14,15 +14,20 @@ Where the plan can be measured (the same few blocks, on the CPU) its activations
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
-from _playground_run import Playground, write_json
+from _playground_run import write_json
 from _single_calls import measured
 
+from commands import inprocess
 from commands.shapes import SHAPES, RandomText, Shape, random_model
+from lab.launch import base
+from lab.paths import OWN_HOST, RUN
 
 FAMILIES = ("FLUX.2 klein 4B", "Z-Image", "FLUX.1 dev")
 FEW = {"FLUX.2 klein 4B": ((1, 1), (2, 1), (1, 2)), "Z-Image": ((1,), (2,)), "FLUX.1 dev": ((1, 1), (2, 1), (1, 2))}
@@ -162,7 +167,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64, help="of the measured prompts")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
-    Playground()
+    host = Path(os.environ.get("COMFYUI_PATH") or OWN_HOST).resolve()
+    inprocess.start(host, base.prepare_base(RUN / "bench", host))
     rows: list[dict[str, Any]] = []
     for part in options.parts:
         for name in options.families:
