@@ -210,3 +210,34 @@ def test_the_plan_is_said_in_words() -> None:
     plan = Offload(("a", "b", "c"), 30, int(12.3 * 2**30), 0, int(9.6 * 2**30))
     assert str(plan) == "12.30 GB model, 9.60 GB free: 3 of 30 blocks will be streamed"
     assert str(Offload()) == ""
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_a_student_of_weights_that_are_elsewhere_begins_and_ends_as_one_beside_them(
+    second: Any, network: Network, rank: int
+) -> None:
+    """From a start in closed form too; a weight that is trained in part keeps its frozen rows."""
+    from esd_pack.esd.students import StudentPlan, make_student
+
+    device, names = torch.device(second.NAME, 0), ("blocks.0.up.weight", "blocks.4.down.weight")
+    plan = StudentPlan(names, (("blocks.4.down.weight", (16, 48)),), rank, seed=3)
+    edits = {"blocks.0.up.weight": torch.diag(torch.linspace(-0.5, 0.5, WIDTH))}
+    x, found = torch.linspace(-1, 1, WIDTH)[None], []
+    for place, paths in ((torch.device("cpu"), ()), (device, PATHS)):
+        student = make_student(plan, network, place)
+        student.begin(edits, torch.float32)
+        assert {each.device.type for each in student.trainable.values()} == {place.type}
+        if paths:
+            moved(network, device)
+        with streaming_of(network, paths, place), student.attached(torch.float32), torch.no_grad():
+            made = network(x.to(place)).cpu()
+        change = student.erasure("")
+        found.append([made, *(change.change(name) for name in names)])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert found[0][1].any()
+
+
+def streaming_of(network: Network, paths: tuple[str, ...], device: torch.device) -> Any:
+    from esd_pack.nodes.host.model.streaming import streaming
+
+    return streaming(network, paths, device)

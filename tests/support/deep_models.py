@@ -35,10 +35,11 @@ class Deep:
         base = build(dit.kind, {**dit.config, **self.config})
         randomise(base.diffusion_model)
         if self.stored is not torch.float32:
-            state = base.diffusion_model.state_dict()
-            base = build(dit.kind, {**dit.config, **self.config}, dtype=self.stored)
-            base.manual_cast_dtype = torch.float32
-            base.diffusion_model.load_state_dict({name: t.to(self.stored) for name, t in state.items()})
+            state = {name: t.to(self.stored) for name, t in base.diffusion_model.state_dict().items()}
+            config = type(base.model_config)(dict(base.model_config.unet_config))
+            config.set_inference_dtype(self.stored, torch.float32)
+            base = config.get_model({}, "")
+            base.load_model_weights(state, "")
         device = comfy.model_management.get_torch_device()
         return comfy.model_patcher.ModelPatcher(base.eval(), load_device=device, offload_device=torch.device("cpu"))
 

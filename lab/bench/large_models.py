@@ -1,4 +1,4 @@
-"""What erasing from large transformers takes: `python run.py bench transformers --json lab/bench/transformers.json`.
+"""What erasing from large transformers takes: `python run.py bench large_models --json lab/bench/large_models.json`.
 
 Two kinds of figures, from networks of real widths with random bfloat16 weights:
 
