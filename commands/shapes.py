@@ -189,7 +189,7 @@ def _eager_layers() -> Iterator[None]:
     """Let layers have weights as soon as they are made, where DynamicVRAM leaves them out until a file is loaded."""
     import comfy
 
-    management = getattr(comfy, "memory_management", None)
+    management: Any = getattr(comfy, "memory_management", None)
     before = getattr(management, "aimdo_enabled", None)
     if before:
         management.aimdo_enabled = False

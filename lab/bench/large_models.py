@@ -110,7 +110,7 @@ def extrapolated(rows: list[dict[str, Any]], name: str) -> Iterator[dict[str, An
     shape = SHAPES[name]
     real = [shape.config[depth] for depth in shape.depths]
     for rank in (0, 16):
-        first, *others = [row for row in rows if row["family"] == name and row["rank"] == rank]
+        first, *others = [row for row in rows if (row["part"], row["family"], row["rank"]) == ("measured", name, rank)]
         for figure in ("seconds_call", "seconds_step"):
             slopes = [row[figure] - first[figure] for row in others]
             whole = first[figure] + sum(s * (n - b) for s, n, b in zip(slopes, real, first["blocks"], strict=True))
@@ -176,7 +176,7 @@ def main() -> None:
                 rows.append(row)
                 print(row, flush=True)
                 write_json(options.json, rows)
-    lines = [line for name in options.families for line in extrapolated(rows, name) if "measured" in options.parts]
+    lines = [line for name in options.families if "measured" in options.parts for line in extrapolated(rows, name)]
     print(*lines, sep="\n")
     write_json(options.json, rows + lines)
 

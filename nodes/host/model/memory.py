@@ -18,8 +18,8 @@ from .loaded import offload_others
 from .rehearsal import Stage, sampling_bytes, training_bytes
 
 LOWER_MEMORY_HINT = (
-    "choose a smaller method (esd-x-strict), rank 16, the optimiser adafactor, checkpointing on, or a smaller width and "
-    "height"
+    "choose rank 16, a smaller method (esd-x-strict), the optimiser adafactor, checkpointing on, or a smaller width "
+    "and height"
 )
 """The cure."""
 

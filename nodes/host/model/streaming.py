@@ -119,8 +119,8 @@ class _Copier:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.module: Any = getattr(torch, device.type, None)
-        has_streams = device.type != "cpu" and hasattr(self.module, "Stream")
-        self.stream = self.module.Stream(device) if has_streams else None
+        make = getattr(self.module, "Stream", None) if device.type != "cpu" else None
+        self.stream: Any = make(device) if make is not None else None
 
     def now(self, held: Tensor) -> Tensor:
         """Return a copy that what is computed next finds done."""
