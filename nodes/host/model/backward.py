@@ -95,6 +95,12 @@ def checkpoint_blocks(module: nn.Module, classes: Sequence[str]) -> list[nn.Modu
     return [module] if type(module).__name__ in classes and len(inside) < 2 else inside
 
 
+def block_paths(network: nn.Module, classes: tuple[str, ...]) -> list[str]:
+    """Return the paths of the blocks that are recomputed as a whole, in the network's order."""
+    blocks = {id(block) for block in checkpoint_blocks(network, classes)}
+    return [path for path, module in network.named_modules() if id(module) in blocks]
+
+
 def _with_checkpointing(forward: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)

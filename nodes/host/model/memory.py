@@ -12,10 +12,12 @@ from ....esd.errors import EsdError
 from ....esd.optimizers import OPTIMIZERS
 from ....esd.settings import Settings
 from ....esd.students import parameter_shapes
+from .backward import block_paths
 from .denoiser import max_samples
 from .host_model import HostModel
 from .loaded import offload_others
 from .rehearsal import Stage, sampling_bytes, training_bytes
+from .weights import is_within
 
 LOWER_MEMORY_HINT = (
     "choose rank 16, a smaller method (esd-x-strict), the optimiser adafactor, checkpointing on, or a smaller width "
@@ -81,6 +83,18 @@ def copied_bytes(host: HostModel, device: torch.device, dtype: torch.dtype) -> d
         return {name: 0 if t.device == device else t.numel() * t.element_size() for name, t in kept}
     weights = host.weights().items()
     return {name: 0 if w.shares(device, dtype) else math.prod(w.shape) * dtype.itemsize for name, w in weights}
+
+
+def cast_bytes(host: HostModel, dtype: torch.dtype) -> int:
+    """Return what the weights of the largest block take as its layers compute with them, where they are quantised.
+
+    Backward keeps those of the block that it has recomputed.
+    """
+    if not host.is_quantised:
+        return 0
+    sizes = {name: t.numel() * dtype.itemsize for name, t in host.network.named_parameters()}
+    paths = block_paths(host.network, host.family.backward.blocks)
+    return max(sum(size for name, size in sizes.items() if is_within(name, (path,))) for path in paths)
 
 
 def with_room(

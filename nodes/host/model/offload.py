@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
 
-from .backward import checkpoint_blocks
+from .backward import block_paths
 from .host_model import HostModel
 from .loaded import unload
 from .memory import MARGIN, MemoryEstimate, copied_bytes, gb, with_room
@@ -70,12 +69,6 @@ def plan_offload(host: HostModel, copied: Mapping[str, int], others: float, free
         if kept + others <= free:
             break
     return found
-
-
-def block_paths(network: nn.Module, classes: tuple[str, ...]) -> list[str]:
-    """Return the paths of the blocks that are recomputed as a whole, in the network's order."""
-    blocks = {id(block) for block in checkpoint_blocks(network, classes)}
-    return [path for path, module in network.named_modules() if id(module) in blocks]
 
 
 def has_memory_of_its_own(device: torch.device) -> bool:

@@ -29,7 +29,7 @@ from ..model.backward import training_mode
 from ..model.conditioning import Guidance, encode
 from ..model.host_model import HostModel, as_host_model
 from ..model.loaded import restore_injected_layers, restore_own_weights
-from ..model.memory import LOWER_MEMORY_HINT, Gauge, ensure_free, estimate, gb, with_room
+from ..model.memory import LOWER_MEMORY_HINT, Gauge, cast_bytes, ensure_free, estimate, gb, with_room
 from ..model.network import compute_dtype, require_own_network, require_visible, weights_of
 from ..model.offload import Offload, has_memory_of_its_own, with_streaming
 from ..model.oom import translate_oom
@@ -161,7 +161,8 @@ def fitted(plan: Plan, conditions: Mapping[str, Condition], keeps: Sequence[Keep
         choices = choices[-1:]
     for gradient_checkpointing in choices:
         need = estimate(on, plan.settings, plan.device, gradient_checkpointing, streams_of(keeps))
-        need, free = with_room(replace(need, preview=preview), plan.host, plan.device, plan.dtype)
+        need = replace(need, activations=need.activations + cast_bytes(plan.host, plan.dtype), preview=preview)
+        need, free = with_room(need, plan.host, plan.device, plan.dtype)
         if need.total <= free:
             break
     offload = Offload()
