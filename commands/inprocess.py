@@ -1,4 +1,4 @@
-"""The host inside this Python process, on the CPU: for benches and tests that need its modules, not its server."""
+"""The host inside this Python process: for benches and tests that need its modules, not its server."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ def as_package() -> None:
         sys.modules[PACKAGE] = package
 
 
-def start(comfy: Path, base: Path) -> None:
+def start(comfy: Path, base: Path, cpu: bool = True) -> None:
     """Prepare the host at `comfy` with its models and outputs below `base`; call it before importing from it.
 
-    The host wants its own folder first on the path and as the working folder.
+    It computes on the CPU, or on the device that it would take by itself.  The host wants its own folder first on the
+    path and as the working folder.
     """
     as_package()
     sys.path.insert(0, str(comfy))
     os.chdir(comfy)
     from comfy.cli_args import args
 
-    args.cpu = True
+    args.cpu = cpu
     args.base_directory = str(base)
     import utils.extra_config  # noqa: F401  before `nodes`, whose import makes `utils` mean another module
 

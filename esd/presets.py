@@ -97,9 +97,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def with_preset(settings: Settings, name: str) -> Settings:
-    """Return the settings with everything that the preset names replaced; `custom` replaces nothing."""
+    """Return the settings with everything that the preset names replaced; `custom` replaces nothing.
+
+    What another preset had set, and this one leaves open, is the default again.
+    """
     if name == CUSTOM:
         return settings
     if name not in PRESETS:
         raise EsdError(f'There is no preset "{name}": choose one of {", ".join(PRESETS)}.')
-    return replace(settings, **PRESETS[name], preset=name)
+    before, usual = PRESETS.get(settings.preset, {}), Settings()
+    left = [each for each in before.keys() - PRESETS[name].keys() if getattr(settings, each) == before[each]]
+    return replace(settings, **{each: getattr(usual, each) for each in left}, **PRESETS[name], preset=name)

@@ -8,11 +8,16 @@ const ERASE = "ESDErase";
 const CUSTOM = "custom";
 
 let presets = {};
+let defaults = {};
 let filling = false;
+const filled = new WeakMap(); // Erase Settings to the preset that filled it last
 
-/** Take the values of the presets from the description of the node. */
+/** Take the values of the presets, and the defaults, from the description of the node. */
 export function learn(nodeData) {
-  if (nodeData.name === SETTINGS) presets = nodeData.input?.required?.preset?.[1]?.presets ?? {};
+  if (nodeData.name !== SETTINGS) return;
+  presets = nodeData.input?.required?.preset?.[1]?.presets ?? {};
+  const inputs = Object.entries({ ...nodeData.input?.required, ...nodeData.input?.optional });
+  defaults = Object.fromEntries(inputs.map(([name, [, options]]) => [name, options?.default]));
 }
 
 /** Watch the widgets of a new node. */
@@ -40,16 +45,28 @@ export function fillAll() {
 }
 
 function fill(node) {
-  const chosen = presets[widgetOf(node, "preset")?.value];
+  const name = widgetOf(node, "preset")?.value;
+  const chosen = presets[name];
   if (!chosen || filling) return;
   filling = true;
   try {
+    takeBack(node, presets[filled.get(node)] ?? {}, chosen);
+    filled.set(node, name);
     for (const each of [node, ...erasing(node)]) {
       for (const widget of each.widgets ?? []) if (widget.name in chosen) set(widget, chosen[widget.name]);
       each.graph?.setDirtyCanvas?.(true, true);
     }
   } finally {
     filling = false;
+  }
+}
+
+/** Give back their defaults to widgets that still show what the preset before set and this one leaves open. */
+function takeBack(node, before, chosen) {
+  for (const widget of node.widgets ?? []) {
+    const name = widget.name;
+    const left = name in before && !(name in chosen) && name in defaults;
+    if (left && same(widget.value, before[name])) set(widget, defaults[name]);
   }
 }
 

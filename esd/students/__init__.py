@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from .full import FullStudent
@@ -11,6 +12,9 @@ from .student import Student, StudentPlan, parameter_shapes
 __all__ = ["FullStudent", "LowRankStudent", "Student", "StudentPlan", "make_student", "parameter_shapes"]
 
 
-def make_student(plan: StudentPlan, network: nn.Module) -> Student:
-    """Return the student of a plan over a frozen network, equal to it at first."""
-    return LowRankStudent(plan, network) if plan.rank else FullStudent(plan, network)
+def make_student(plan: StudentPlan, network: nn.Module, device: torch.device | None = None) -> Student:
+    """Return the student of a plan over a frozen network, equal to it at first.
+
+    What it trains is on the device, else where each frozen weight is.
+    """
+    return LowRankStudent(plan, network, device) if plan.rank else FullStudent(plan, network, device)

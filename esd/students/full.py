@@ -18,15 +18,16 @@ Slot = tuple[nn.Module, str]
 class FullStudent:
     """Float32 values of the selected weights, swapped in by name."""
 
-    def __init__(self, plan: StudentPlan, network: nn.Module) -> None:
+    def __init__(self, plan: StudentPlan, network: nn.Module, device: torch.device | None = None) -> None:
         """Begin with the network's own values; the network stays as it is."""
+        self.device = device
         self.slots = {name: _slot(network, name) for name in plan.names}
         self.frozen = {name: _read(slot) for name, slot in self.slots.items()}
         self.rows = {name: plan.rows_of(name, t.shape[0]) for name, t in self.frozen.items() if t.ndim}
         self.trainable = {name: nn.Parameter(self._begun(name)) for name in plan.names}
 
     def _begun(self, name: str) -> Tensor:
-        return self._trained_rows(name).detach().to(torch.float32, copy=True)
+        return self._trained_rows(name).detach().to(self.device, torch.float32, copy=True)
 
     def _trained_rows(self, name: str) -> Tensor:
         """Return the trained part of the frozen weight."""
@@ -39,7 +40,7 @@ class FullStudent:
     def begin(self, edits: Mapping[str, Tensor], dtype: torch.dtype) -> None:
         """Add W B to the trained weights, in float32."""
         for name, edit in edits.items():
-            own = self._trained_rows(name).float()
+            own = self._trained_rows(name).to(self.trainable[name])
             self.trainable[name].copy_(own + own @ edit.to(own.device))
 
     @contextmanager
@@ -58,7 +59,7 @@ class FullStudent:
         if not self._is_sliced(name):
             return trained
         first, last = self.rows[name]
-        frozen = self.frozen[name].to(trained.dtype)
+        frozen = self.frozen[name].to(trained)
         return torch.cat([frozen[:first], trained, frozen[last:]])
 
     def erasure(self, prefix: str) -> Erasure:
@@ -66,7 +67,8 @@ class FullStudent:
         return Erasure({prefix + name: self._difference(name) for name in self.trainable})
 
     def _difference(self, name: str) -> Tensor:
-        change = (self.trainable[name].detach() - self._trained_rows(name).float()).cpu()
+        own = self.trainable[name].detach()
+        change = (own - self._trained_rows(name).to(own)).cpu()
         if not self._is_sliced(name):
             return change
         whole = torch.zeros(self.frozen[name].shape)

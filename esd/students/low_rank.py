@@ -23,7 +23,7 @@ class LowRankStudent:
     since nothing is written into them: float8, quantised layouts, other devices.
     """
 
-    def __init__(self, plan: StudentPlan, network: nn.Module) -> None:
+    def __init__(self, plan: StudentPlan, network: nn.Module, device: torch.device | None = None) -> None:
         """Draw down as LoRA does (Kaiming, uniform), from the plan's seed; `network` has a Linear for each name."""
         generator = torch.Generator().manual_seed(plan.seed)
         self.layers: dict[str, nn.Linear] = {}
@@ -38,9 +38,9 @@ class LowRankStudent:
             self.layers[name], self.rows[name] = layer, plan.rows_of(name, layer.out_features)
             first, last = self.rows[name]
             drawn = torch.rand((plan.rank, layer.in_features), generator=generator) * 2 - 1
-            down, device = drawn / layer.in_features**0.5, layer.weight.device
-            self.trainable[f"{path}.{DOWN}"] = nn.Parameter(down.to(device))
-            self.trainable[f"{path}.{UP}"] = nn.Parameter(torch.zeros((last - first, plan.rank), device=device))
+            down, there = drawn / layer.in_features**0.5, device or layer.weight.device
+            self.trainable[f"{path}.{DOWN}"] = nn.Parameter(down.to(there))
+            self.trainable[f"{path}.{UP}"] = nn.Parameter(torch.zeros((last - first, plan.rank), device=there))
 
     def _pair(self, name: str) -> tuple[Tensor, Tensor]:
         path = name.removesuffix(".weight")
@@ -56,13 +56,13 @@ class LowRankStudent:
             u, s, vh = factors[id(edit)]
             rank, root = min(len(s), down.shape[0]), s.sqrt()
             layer = self.layers[name]
-            columns = (u * root).mT[:rank].to(up.device, dtype)
+            columns = (u * root).mT[:rank].to(layer.weight.device, dtype)
             made = layer(columns) - layer(torch.zeros_like(columns[:1]))
             up.zero_()
             down.copy_(drawn)
             if not s.any():
                 continue
-            up[:, :rank] = made[:, slice(*self.rows[name])].float().mT
+            up[:, :rank] = made[:, slice(*self.rows[name])].to(up).mT
             down[:rank] = (root[:, None] * vh)[:rank].to(down)
 
     @contextmanager

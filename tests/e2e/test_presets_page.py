@@ -78,6 +78,22 @@ def test_what_no_preset_names_leaves_it(graph):
     assert graph.evaluate(VALUES, SETTINGS)["preset"] == "paper-2023"
 
 
+def test_another_preset_takes_back_a_size_that_the_first_one_set(graph):
+    before = graph.evaluate(VALUES, SETTINGS)
+    graph.evaluate(CHOOSE, [SETTINGS, "width", 0])
+    graph.evaluate(CHOOSE, [SETTINGS, "height", 0])
+    for name, size in (("official-2026-flux", 512), ("official-2026-klein", 1024), ("official-2026", 0)):
+        graph.evaluate(CHOOSE, [SETTINGS, "preset", name])
+        shown = graph.evaluate(VALUES, SETTINGS)
+        assert (shown["width"], shown["height"], shown["preset"]) == (size, size, name)
+    assert shown["training_guidance"] == before["training_guidance"]
+    graph.evaluate(CHOOSE, [SETTINGS, "preset", "official-2026-flux"])
+    graph.evaluate(CHOOSE, [SETTINGS, "width", 256])
+    graph.evaluate(CHOOSE, [SETTINGS, "preset", "paper-2023"])
+    shown = graph.evaluate(VALUES, SETTINGS)
+    assert (shown["width"], shown["height"]) == (256, 0)
+
+
 def test_an_older_graph_shows_what_counts(graph):
     """Version 0.1 left the other widgets as they were beside a preset, which won over them."""
     graph.evaluate(CHOOSE, [SETTINGS, "preset", "paper-2023"])

@@ -293,3 +293,14 @@ def test_the_schedule_is_the_published_one_of_the_size_unless_a_node_sets_anothe
     patched = model.clone()
     patched.add_object_patch("model_sampling", sampling)
     assert made("dev", model=patched).denoiser.sampling.shift == 0.8
+
+
+def test_t5_has_the_official_512_tokens_where_the_stock_node_asks_for_them(comfy: Any) -> None:
+    """*T5TokenizerOptions*, which docs/official-parameters.md and the workflow for FLUX.1 use, sets this option."""
+    from comfy.text_encoders.flux import FluxTokenizer
+
+    tokenizer = FluxTokenizer()
+    usual = tokenizer.tokenize_with_weights("cat")
+    asked = tokenizer.tokenize_with_weights("cat", tokenizer_options={"t5xxl_min_length": 512})
+    assert [len(each["t5xxl"][0]) for each in (usual, asked)] == [256, 512]
+    assert usual["l"] == asked["l"]

@@ -236,3 +236,15 @@ def test_patches_of_another_clone_that_is_loaded_do_not_get_in(model: Any) -> No
         beside = run()
         comfy.model_management.unload_all_models()
     assert all(torch.equal(alone.low_rank[n].up, beside.low_rank[n].up) for n in alone.low_rank)
+
+
+def test_the_plan_counts_the_casts_of_a_block(comfy: Any) -> None:
+    """Backward keeps the weights that the layers of a recomputed block have made plain."""
+    from esd_pack.nodes.host.model.host_model import as_host_model
+    from esd_pack.nodes.host.model.memory import cast_bytes
+
+    quantised = as_host_model(stored_as_fp8())
+    blocks = [*quantised.network.double_blocks, *quantised.network.single_blocks]
+    largest = max(sum(p.numel() for p in block.parameters()) for block in blocks)
+    assert cast_bytes(quantised, torch.float32) == 4 * largest
+    assert cast_bytes(as_host_model(DITS[NAME].model()), torch.float32) == 0

@@ -142,6 +142,15 @@ def test_a_preset_replaces_what_it_names_and_leaves_the_rest():
     assert with_preset(mine, "custom") is mine
 
 
+def test_another_preset_takes_back_what_the_first_one_set_alone():
+    flux = with_preset(Settings(), "official-2026-flux")
+    assert (flux.width, flux.height, flux.training_guidance) == (512, 512, 1.0)
+    assert with_preset(flux, "official-2026") == with_preset(Settings(), "official-2026")
+    mine = with_preset(replace(flux, width=768), "default")
+    assert (mine.width, mine.height, mine.training_guidance) == (768, 0, Settings().training_guidance)
+    assert with_preset(flux, "official-2026-klein").width == 1024
+
+
 def test_presets_name_only_settings_that_exist():
     assert {name for preset in PRESETS.values() for name in preset} <= {f.name for f in fields(Settings)}
 

@@ -9,11 +9,17 @@ from pathlib import Path
 import pytest
 
 from lab.launch.base import PACK, PLAYGROUND
+from lab.launch.workflow import to_prompt
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted((ROOT / "workflows").glob("*.json"))}
 SITE = "https://github.com/esd-concept-erasure/esd-concept-erasure/raw/main/workflows/models"
 TITLE, NOTES = 30, ("Note", "MarkdownNote")
+LARGE = {"erase_from_flux1", "erase_from_flux2_klein", "erase_from_z_image"}
+"""Those for models that people have; the others load the playground, and run as they ship."""
+
+FILES = {"unet_name": "diffusion_models", "clip_name": "text_encoders", "vae_name": "vae"}
+"""Folders of what their loaders take, by the widget's name without its number."""
 
 
 @pytest.fixture(params=WORKFLOWS)
@@ -46,6 +52,7 @@ def test_there_is_one_for_each_task():
         "erase_an_attribute",
         "erase_an_object",
         "erase_several_concepts",
+        *LARGE,
         "open_a_published_file",
         "replace_a_concept",
         "save_in_each_format",
@@ -98,8 +105,10 @@ def test_the_erase_node_has_its_room_and_a_vae(workflow):
             assert next(entry for entry in node["inputs"] if entry["name"] == "vae")["link"] is not None
 
 
-def test_every_file_of_the_playground_has_its_download_hint(workflow):
+def test_every_file_of_the_playground_has_its_download_hint(name, workflow):
     """In the node that loads it, as the page reads it: name, folder and address."""
+    if name in LARGE:
+        pytest.skip("it loads others")
     wanted = 0
     for node in workflow["nodes"]:
         names = [value for value in node.get("widgets_values") or [] if value in PLAYGROUND]
@@ -110,7 +119,44 @@ def test_every_file_of_the_playground_has_its_download_hint(workflow):
     assert wanted
 
 
-def test_a_note_says_what_to_change(workflow):
+@pytest.mark.parametrize("name", sorted(LARGE))
+def test_large_models_have_their_addresses_in_their_loaders_and_in_the_note(name):
+    """As the page reads them; on Hugging Face, from where the page downloads."""
+    workflow, hints = WORKFLOWS[name], []
+    for node in workflow["nodes"]:
+        widgets = [entry["name"].rstrip("12") for entry in node["inputs"] if entry.get("widget")]
+        loaded = {v: FILES[w] for w, v in zip(widgets, node["widgets_values"], strict=False) if w in FILES}
+        assert {hint["name"]: hint["directory"] for hint in node["properties"].get("models", [])} == loaded
+        hints += node["properties"].get("models", [])
+    (text,) = (node["widgets_values"][0] for node in workflow["nodes"] if node["type"] in NOTES)
+    assert len(hints) >= 3 and "Nothing here was run on the real weights" in text and "own" in text
+    for hint in hints:
+        assert hint["url"].startswith("https://huggingface.co/") and hint["url"].endswith(f"/{hint['name']}")
+        assert f"[{hint['name']}]({hint['url']}) in `models/{hint['directory']}`" in text
+    text.encode("cp1252")
+
+
+def test_their_values_are_those_that_the_nodes_take(object_info):
+    """Numbers within their ranges, choices that exist; names of files are the user's."""
+    for name in LARGE:
+        prompt = to_prompt(WORKFLOWS[name], object_info)
+        for node in prompt.values():
+            described = object_info[node["class_type"]]["input"]
+            for field, (kind, *options) in {**described["required"], **described.get("optional", {})}.items():
+                value = node["inputs"].get(field)
+                if field.rstrip("12") in FILES or value is None or isinstance(value, list):
+                    continue
+                choices = kind if isinstance(kind, list) else options[0].get("options") if kind == "COMBO" else None
+                assert choices is None or value in choices, (name, field, value)
+                if kind in ("INT", "FLOAT"):
+                    assert options[0]["min"] <= value <= options[0]["max"], (name, field, value)
+        settings = next(node["inputs"] for node in prompt.values() if node["class_type"] == "ESDEraseSettings")
+        assert (settings["rank"], settings["preset"]) == (16, "custom")
+
+
+def test_a_note_says_what_to_change(name, workflow):
+    if name in LARGE:
+        pytest.skip("it loads others")
     (text,) = (node["widgets_values"][0] for node in workflow["nodes"] if node["type"] in NOTES)
     assert "Press **Run**" in text and "own" in text.partition("## For a ")[2]
     assert "custom_nodes/esd-concept-erasure/workflows/models" in text and "models/checkpoints" in text

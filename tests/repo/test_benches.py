@@ -66,6 +66,17 @@ def test_micro_optimisations_run(comfy_path, tmp_path):
     assert found["rows"][0]["walk_ratio"] == found["rows"][0]["training_ratio"] == 1
 
 
+def test_large_models_are_planned_for_cards(comfy_path, tmp_path):
+    found = bench(comfy_path, tmp_path, "large_models", "--parts", "foretold", "--families", "FLUX.2 klein 4B")
+    arms = {(row["rank"], row["optimizer"]): row for row in found["rows"]}
+    shipped = json.loads((ROOT / "lab" / "bench" / "large_models.json").read_text("utf-8"))["rows"]
+    klein = [row for row in shipped if (row["part"], row["family"]) == ("foretold", "FLUX.2 klein 4B")]
+    assert list(arms.values()) == klein
+    low, full = arms[16, "adamw"], arms[0, "adamw"]
+    assert low["bytes_student"] < full["bytes_student"] / 50 and low["cards"]["12"] == "whole"
+    assert low["bytes_weights"] == pytest.approx(7.75e9, rel=0.01)
+
+
 def test_a_run_that_never_got_there_does_not_make_the_median_better(bench_modules):
     speed = pytest.importorskip("speed")
     runs = [{name: 1.0 for name in speed.FIGURES} | {"seconds_to_erased": s, "seed": 0} for s in (3.0, None, 5.0)]

@@ -77,20 +77,28 @@ def _copy_first(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 def _checkpointed(network: nn.Module, asked: Backward) -> Iterator[None]:
     """Recompute the blocks' activations in backward instead of storing them."""
     blocks = checkpoint_blocks(network, asked.blocks)
-    forwards = [block.forward for block in blocks]
+    forwards, own = [block.forward for block in blocks], [block.__dict__.get("forward") for block in blocks]
     try:
         for block, forward in zip(blocks, forwards, strict=True):
             block.forward = _with_checkpointing(_on_copies(forward) if asked.in_place else forward)
         yield
     finally:
-        for block in blocks:
+        for block, before in zip(blocks, own, strict=True):
             del block.forward
+            if before is not None:
+                block.forward = before
 
 
 def checkpoint_blocks(module: nn.Module, classes: Sequence[str]) -> list[nn.Module]:
     """Return the blocks to recompute as a whole: the outermost of these classes, with one inside at most."""
     inside = [block for child in module.children() for block in checkpoint_blocks(child, classes)]
     return [module] if type(module).__name__ in classes and len(inside) < 2 else inside
+
+
+def block_paths(network: nn.Module, classes: tuple[str, ...]) -> list[str]:
+    """Return the paths of the blocks that are recomputed as a whole, in the network's order."""
+    blocks = {id(block) for block in checkpoint_blocks(network, classes)}
+    return [path for path, module in network.named_modules() if id(module) in blocks]
 
 
 def _with_checkpointing(forward: Callable[..., Any]) -> Callable[..., Any]:

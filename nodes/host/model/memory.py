@@ -12,13 +12,16 @@ from ....esd.errors import EsdError
 from ....esd.optimizers import OPTIMIZERS
 from ....esd.settings import Settings
 from ....esd.students import parameter_shapes
+from .backward import block_paths
 from .denoiser import max_samples
 from .host_model import HostModel
 from .loaded import offload_others
 from .rehearsal import Stage, sampling_bytes, training_bytes
+from .weights import is_within
 
 LOWER_MEMORY_HINT = (
-    "choose a smaller method (esd-x-strict), the optimiser adafactor, checkpointing on, or a smaller width and height"
+    "choose rank 16, a smaller method (esd-x-strict), the optimiser adafactor, checkpointing on, or a smaller width "
+    "and height"
 )
 """The cure."""
 
@@ -70,26 +73,41 @@ def estimate(
     return MemoryEstimate(student=kept * sum(map(math.prod, shapes)) + int(state), activations=max(called))
 
 
+def copied_bytes(host: HostModel, device: torch.device, dtype: torch.dtype) -> dict[str, int]:
+    """Return the bytes of each weight that a run copies to the device; those that it shares with the MODEL have 0.
+
+    Copied are the weights that are elsewhere, in another dtype, or patched.
+    """
+    if host.is_quantised:
+        kept = host.network.state_dict().items()
+        return {name: 0 if t.device == device else t.numel() * t.element_size() for name, t in kept}
+    weights = host.weights().items()
+    return {name: 0 if w.shares(device, dtype) else math.prod(w.shape) * dtype.itemsize for name, w in weights}
+
+
+def cast_bytes(host: HostModel, dtype: torch.dtype) -> int:
+    """Return what the weights of the largest block take as its layers compute with them, where they are quantised.
+
+    Backward keeps those of the block that it has recomputed.
+    """
+    if not host.is_quantised:
+        return 0
+    sizes = {name: t.numel() * dtype.itemsize for name, t in host.network.named_parameters()}
+    paths = block_paths(host.network, host.family.backward.blocks)
+    return max(sum(size for name, size in sizes.items() if is_within(name, (path,))) for path in paths)
+
+
 def with_room(
     need: MemoryEstimate, host: HostModel, device: torch.device, dtype: torch.dtype
 ) -> tuple[MemoryEstimate, int]:
     """Make room for a run through the host's memory manager; returns the need with its copies, and what is free.
 
-    Copied are the weights that are elsewhere, in another dtype, or patched; the others are shared with the MODEL.
+    What a run does not copy it shares with the MODEL, which then stays; a quantised one only as a whole.
     """
-    if host.is_quantised:
-        return quantised_need(need, host, device)
-    weights = host.weights().values()
-    copied = [math.prod(w.shape) for w in weights if not w.shares(device, dtype)]
-    need = replace(need, copies=sum(copied) * dtype.itemsize)
-    return need, offload_others(need.wanted, device, shared=host.patcher if len(copied) < len(weights) else None)
-
-
-def quantised_need(need: MemoryEstimate, host: HostModel, device: torch.device) -> tuple[MemoryEstimate, int]:
-    """Return the same for a network of quantised weights: those are copied that are not on the device."""
-    elsewhere = [t for t in host.network.state_dict().values() if t.device != device]
-    need = replace(need, copies=sum(t.numel() * t.element_size() for t in elsewhere))
-    return need, offload_others(need.wanted, device, shared=None if elsewhere else host.patcher)
+    copied = copied_bytes(host, device, dtype).values()
+    need = replace(need, copies=sum(copied))
+    stays = not any(copied) if host.is_quantised else not all(copied)
+    return need, offload_others(need.wanted, device, shared=host.patcher if stays else None)
 
 
 def ensure_free(need: MemoryEstimate, free: int, device: torch.device) -> None:

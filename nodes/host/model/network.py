@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import comfy.model_management
@@ -15,18 +15,21 @@ from ....esd.selection import ParameterInfo
 from ..families import NETWORK_PREFIX
 from .host_model import HostModel
 from .quantised import quantised_network
+from .weights import is_within
 
 
-def private_network(host: HostModel, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def private_network(host: HostModel, device: torch.device, dtype: torch.dtype, held: Collection[str] = ()) -> nn.Module:
     """Return the MODEL's network with its own patches applied, with frozen ordinary weights of one dtype.
 
     A weight that is unpatched and already of that device and dtype shares the host's memory, so only what differs
-    is copied; nothing here ever writes to a weight.  Call it outside inference mode.
+    is copied; nothing here ever writes to a weight.  Those of the `held` blocks are on the CPU, and their blocks are
+    called under `streaming` alone.  Call it outside inference mode.
     """
     if host.is_quantised:
-        return quantised_network(host, device)
+        return quantised_network(host, device, held)
     network = empty_network(*host.kind, dtype, compute_dtype(dtype, device))
-    fill(network, {name: weight.on(device, dtype) for name, weight in host.weights().items()})
+    weights = host.weights().items()
+    fill(network, {n: w.held(device, dtype) if is_within(n, held) else w.on(device, dtype) for n, w in weights})
     _fill_buffers(network, host.network)
     return network.requires_grad_(False).eval()
 

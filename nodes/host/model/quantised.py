@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -10,13 +11,14 @@ from torch import Tensor, nn
 
 from ....esd.errors import EsdError
 from .host_model import HostModel
+from .weights import CPU, is_within
 
 
-def quantised_network(host: HostModel, device: torch.device) -> nn.Module:
+def quantised_network(host: HostModel, device: torch.device, held: Collection[str] = ()) -> nn.Module:
     """Return the network with weights that share the host's memory where they are on the device already.
 
-    The layers are copied as they are, with whatever the host keeps of scales and layouts in them.  Call it outside
-    inference mode.  Raises EsdError for a MODEL that carries patches.
+    The layers are copied as they are, with whatever the host keeps of scales and layouts in them; those of the `held`
+    blocks stay where they are.  Call it outside inference mode.  Raises EsdError for a MODEL that carries patches.
     """
     if host.patcher.patches:
         raise EsdError(
@@ -24,12 +26,14 @@ def quantised_network(host: HostModel, device: torch.device) -> nn.Module:
             "after Erase, or load the bf16 file."
         )
     shared: dict[int, Any] = {}
-    for module in host.network.modules():
+    for path, module in host.network.named_modules():
         streamed = [value for name, value in module.__dict__.items() if _is_streaming(name)]
         shared |= {id(value): value for value in streamed}
-        for tensor in (*module._parameters.values(), *module._buffers.values(), *_other_tensors(module)):
-            if tensor is not None:
-                shared[id(tensor)] = _double(tensor, device)
+        there = CPU if is_within(path, held) else device
+        for tensor in filter(lambda each: each is not None, (*module._parameters.values(), *module._buffers.values())):
+            shared[id(tensor)] = _double(tensor, there)
+        for tensor in _other_tensors(module):
+            shared[id(tensor)] = _double(tensor, device)
     made: nn.Module = copy.deepcopy(host.network, shared)
     for module in made.modules():
         for name in [name for name in module.__dict__ if _is_streaming(name)]:
@@ -53,21 +57,30 @@ def _double(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def ordinary(tensor: Tensor) -> Tensor:
-    """Return the same memory as an ordinary tensor, since autograd refuses inference tensors; layouts keep their kind.
+    """Return the same memory as an ordinary tensor, as autograd refuses inference tensors; layouts keep their kind."""
+    return rebuilt(tensor, _ordinary)
+
+
+def _ordinary(plain: Tensor) -> Tensor:
+    made = torch.empty(0, dtype=plain.dtype, device=plain.device)
+    return made.set_(plain.untyped_storage(), plain.storage_offset(), plain.shape, plain.stride())
+
+
+def rebuilt(tensor: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return a tensor with a change of each plain one that it is made of.
 
     A quantised layout is a subclass that PyTorch can take apart and put together (`__tensor_flatten__`).
     """
     if type(tensor) in (Tensor, nn.Parameter):
-        made = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-        return made.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
+        return change(tensor.detach())
     names, about = tensor.__tensor_flatten__()  # type: ignore[attr-defined]
-    inner = {name: ordinary(getattr(tensor, name)) for name in names}
-    about = _ordinary_parts(about)
+    inner = {name: rebuilt(getattr(tensor, name), change) for name in names}
+    about = _rebuilt_parts(about, change)
     return type(tensor).__tensor_unflatten__(inner, about, tensor.shape, tensor.stride())  # type: ignore[attr-defined,no-any-return]
 
 
-def _ordinary_parts(about: Any) -> Any:
-    """Return what else a layout is made of, with ordinary tensors."""
+def _rebuilt_parts(about: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return what else a layout is made of, with its tensors changed."""
     if isinstance(about, Tensor):
-        return ordinary(about)
-    return {key: _ordinary_parts(value) for key, value in about.items()} if isinstance(about, dict) else about
+        return rebuilt(about, change)
+    return {key: _rebuilt_parts(each, change) for key, each in about.items()} if isinstance(about, dict) else about

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor
 
 from ..families import NETWORK_PREFIX
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, repr=False)
@@ -50,6 +53,10 @@ class SeenWeight:
             return self.patched(device).to(dtype).clone()
         return self.plain().to(device=device, dtype=dtype, copy=True)
 
+    def held(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Return what `on` does, but on the CPU; patches are worked out on the device."""
+        return self.on(device, dtype).to(CPU) if self.is_patched else self.on(CPU, dtype)
+
     def patched(self, device: torch.device) -> Tensor:
         """With its patches, in float32, as a copy."""
         (_, convert), *patches = self.entry
@@ -70,6 +77,11 @@ def seen_weights(model: Any) -> dict[str, SeenWeight]:
         key.removeprefix(NETWORK_PREFIX): SeenWeight(key, entry[0][0], _dtype(model, key, entry[0][0]), entry)
         for key, entry in model.get_key_patches(NETWORK_PREFIX).items()
     }
+
+
+def is_within(name: str, blocks: Collection[str]) -> bool:
+    """Whether a module or a weight of a network belongs to one of the blocks, by their paths."""
+    return any(name == block or name.startswith(f"{block}.") for block in blocks)
 
 
 def _dtype(model: Any, key: str, kept: Tensor) -> torch.dtype:

@@ -29,10 +29,12 @@ from ..model.backward import training_mode
 from ..model.conditioning import Guidance, encode
 from ..model.host_model import HostModel, as_host_model
 from ..model.loaded import restore_injected_layers, restore_own_weights
-from ..model.memory import LOWER_MEMORY_HINT, Gauge, ensure_free, estimate, gb, with_room
+from ..model.memory import LOWER_MEMORY_HINT, Gauge, cast_bytes, ensure_free, estimate, gb, with_room
 from ..model.network import compute_dtype, require_own_network, require_visible, weights_of
+from ..model.offload import Offload, has_memory_of_its_own, with_streaming
 from ..model.oom import translate_oom
 from ..model.rehearsal import stage
+from ..model.streaming import streaming
 from ..progress import Progress
 from .monitor import MonitorOptions, train_or_reuse
 from .numerics import training_numerics
@@ -89,7 +91,8 @@ def erase_model(
         gauge = Gauge(plan.device)
         denoiser = make_denoiser(plan, progress.advance, start.edits)
         job = Job(plan, conditions, concepts, keeps, base, denoiser, progress, gauge, start.without_styles)
-        weights, losses = train_or_reuse(job, monitor) if monitor else _train_headless(job, on_step)
+        with streaming(denoiser.network, plan.offload.streamed, plan.device):
+            weights, losses = train_or_reuse(job, monitor) if monitor else _train_headless(job, on_step)
     taken = "" if gauge.peak is None else f", {gb(gauge.peak)} taken where {gb(plan.need.total)} were estimated"
     log.info("ESD: %d steps, %d network passes%s", len(losses), progress.done, taken)
     return Erased(apply(model, weights, 1.0), weights, losses, progress.done)
@@ -148,7 +151,7 @@ def low_rank_names(settings: Settings, names: Sequence[str], weights: Sequence[P
 def fitted(plan: Plan, conditions: Mapping[str, Condition], keeps: Sequence[Keep], vae: Any = None) -> Plan:
     """Return the plan with the memory that it needs, for which room is made; raise EsdError where that is not enough.
 
-    Recomputes activations where that is left to choose and memory asks for it.
+    Recomputes activations where that is left to choose and memory asks for it, and then lets blocks visit the device.
     """
     longest = max(conditions.values(), key=lambda each: sum(t.numel() for t in each.tensors.values()))
     on = stage(plan.host, plan.student, plan.latent_shape, plan.device, plan.dtype, longest)
@@ -158,12 +161,18 @@ def fitted(plan: Plan, conditions: Mapping[str, Condition], keeps: Sequence[Keep
         choices = choices[-1:]
     for gradient_checkpointing in choices:
         need = estimate(on, plan.settings, plan.device, gradient_checkpointing, streams_of(keeps))
-        need, free = with_room(replace(need, preview=preview), plan.host, plan.device, plan.dtype)
+        need = replace(need, activations=need.activations + cast_bytes(plan.host, plan.dtype), preview=preview)
+        need, free = with_room(need, plan.host, plan.device, plan.dtype)
         if need.total <= free:
             break
+    offload = Offload()
+    if need.total > free and gradient_checkpointing and has_memory_of_its_own(plan.device):
+        need, free, offload = with_streaming(need, plan.host, plan.device, plan.dtype)
     log.info("ESD: %s trains %d tensors; memory needed: %s", plan.settings.method, len(plan.names), need)
     ensure_free(need, free, plan.device)
-    return replace(plan, gradient_checkpointing=gradient_checkpointing, need=need)
+    if offload.streamed:
+        log.info("ESD: %s", offload)
+    return replace(plan, gradient_checkpointing=gradient_checkpointing, need=need, offload=offload)
 
 
 def _dtype(precision: str, host: HostModel) -> torch.dtype:

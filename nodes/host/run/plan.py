@@ -24,6 +24,7 @@ from ..model.denoiser import HostDenoiser
 from ..model.host_model import HostModel
 from ..model.memory import Gauge, MemoryEstimate
 from ..model.network import compute_dtype, private_network
+from ..model.offload import Offload
 from ..progress import Progress
 
 RESIDUAL = "esd.residual"
@@ -45,6 +46,8 @@ class Plan:
     """Known when the prompts are encoded."""
     rows: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Of the weights that are trained in part."""
+    offload: Offload = Offload()
+    """Blocks that are on the device one after another; known with `need`."""
 
     @property
     def student(self) -> StudentPlan:
@@ -54,7 +57,8 @@ class Plan:
 
     def __str__(self) -> str:
         """One line for the node."""
-        return f"{self.host.family.name}, {len(self.names)} tensors are trained; needs {self.need}"
+        about = f"{self.host.family.name}, {len(self.names)} tensors are trained; needs {self.need}"
+        return "; ".join(filter(None, (about, str(self.offload))))
 
 
 @dataclass(frozen=True)
@@ -94,8 +98,8 @@ def make_denoiser(
     plan: Plan, on_forward: Callable[[int], None], edits: Mapping[str, Tensor] | None = None
 ) -> HostDenoiser:
     """Return the denoiser of a plan, its student begun with the edits of weights; call it outside inference mode."""
-    network = private_network(plan.host, plan.device, plan.dtype)
-    student, computing = make_student(plan.student, network), compute_dtype(plan.dtype, plan.device)
+    network = private_network(plan.host, plan.device, plan.dtype, plan.offload.streamed)
+    student, computing = make_student(plan.student, network, plan.device), compute_dtype(plan.dtype, plan.device)
     student.begin(edits or {}, computing)
     return HostDenoiser(
         network,

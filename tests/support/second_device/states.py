@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
@@ -92,7 +93,7 @@ class World:
 
         server.PromptServer(asyncio.new_event_loop())
         assert asyncio.run(nodes.load_custom_node(str(ROOT)))
-        self.nodes, self.output, self.need, self.begun = nodes, folder / arm / "output", None, 0
+        self.nodes, self.output, self.plan, self.need, self.begun = nodes, folder / arm / "output", None, None, 0
         self.load()
 
     def load(self) -> None:
@@ -124,7 +125,7 @@ class World:
 
         def note(*args: Any) -> Any:
             plan = fitted(*args)
-            self.need, self.begun = plan.need, second_device.allocated()
+            self.plan, self.need, self.begun = plan, plan.need, second_device.allocated()
             second_device.peak(reset=True)
             return plan
 
@@ -245,6 +246,42 @@ family("SDXL", "koala")
 family("SD3", "sd3")
 family("SD2.x, a start in closed form", "sd2", closed_form=True)
 family("SDXL, a start in closed form", "koala", closed_form=True)
+
+
+def streamed(words: str, name: str, **changes: Any) -> None:
+    """A network whose blocks visit the device, since there is no room for all of them; on the CPU it has room."""
+
+    def run(world: World) -> Any:
+        from support.deep_models import DEEP
+
+        with torch.inference_mode(False), world.eager_layers():
+            model, text = DEEP[name](), DEEP[name].text
+            usual = {"width": 64, "height": 64, "steps": 3, "trajectory_batch": 1, **changes}
+            whole = world.erase(model, text, **usual).weights
+            found = {key: whole.change(key) for key in whole.names}
+            if world.gpu is None:
+                return found
+            assert not world.plan.offload.streamed
+            room = world.need.wanted - int(SHARE * world.need.copies)
+            with world.set(world.gpu, "total", world.begun + room):
+                again = world.erase(model, text, **usual).weights
+        visitors = world.plan.offload
+        assert 3 <= len(visitors.streamed) < visitors.blocks, visitors
+        assert digest(found) == digest({key: again.change(key) for key in again.names}), "other bits"
+        return found
+
+    STATES[words] = run
+
+
+SHARE = 0.3
+"""Of the network's bytes that there is no room for."""
+
+streamed("blocks streamed: Wan, rank 4", "wan", rank=4)
+streamed("blocks streamed: Wan", "wan")
+streamed("blocks streamed: FLUX.1, rank 4", "dev", rank=4)
+streamed("blocks streamed: Z-Image, rank 4, keeps", "zimage", rank=4, keeps=["dog"])
+streamed("blocks streamed: Wan in fp8, rank 4", "wan fp8", rank=4)
+streamed("blocks streamed: SDXL, a start in closed form, rank 4", "koala", rank=4, closed_form=True)
 
 FORETOLD = ("256 pixels", "256 pixels, gradient checkpointing on, batch 2", "256 pixels, esd-u, adafactor", "SDXL")
 """Where the peak on the device is held against what was foretold."""
@@ -518,6 +555,17 @@ def _(world: World) -> Any:
     drawn = evaluate.evaluate(base_model, erased, world.clip, world.vae, shots, prompts.labels, judge)
     scores = [score.score for model in drawn.scores.values() for score in model]
     return torch.tensor(figures), torch.tensor(scores)
+
+
+@state("measured as commands/gpu.py does")
+def _(world: World) -> Any:
+    from commands import gpu, shapes
+    from support.deep_models import TINY_SHAPE
+
+    with patch.dict(shapes.SHAPES, {"tiny": TINY_SHAPE}):
+        rows = list(gpu.rows(gpu.parser().parse_args(["--steps", "2", "--shapes", "tiny"])))
+    assert world.gpu is None or all(row["peak_bytes"] > 2**20 for row in rows), rows
+    return torch.tensor([[row["rank"], row["passes_per_step"], row["published_passes"]] for row in rows])
 
 
 @state("Safe Latent Diffusion")
