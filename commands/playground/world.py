@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
-CHECKPOINT = FOLDER.parents[1] / "workflows" / "models" / "emoji-world.ckpt"
+_MODELS = FOLDER.parents[1] / "workflows" / "models"
+CHECKPOINTS = {"sd1": _MODELS / "emoji-world.ckpt", "sd35": _MODELS / "emoji-world-sd35.ckpt"}
+"""The models that draw this world, by layout."""
+
+CHECKPOINT = CHECKPOINTS["sd1"]
 JUDGE = FOLDER / "judge.safetensors"
 _NAMES = json.loads((FOLDER / "world.json").read_text(encoding="utf-8"))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from commands import check, evaluate
 from commands.batch import options as batch
-from commands.playground import tasks
+from commands.playground import tasks, world
 
 METHODS = ("esd-x", "esd-x-strict", "esd-u", "esd-all", "selfattn")
 STAGES = ("pictures", "autoencoder", "judge", "second-judge", "denoiser", "pack", "measure", "sheet")
@@ -168,6 +168,12 @@ def playground_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="run.py playground", description=_sentence("playground"))
     parser.add_argument(
         "stages", nargs="*", metavar="STAGE", help=f"what to do, of {', '.join(STAGES)} (default: all, in this order)"
+    )
+    parser.add_argument(
+        "--layout",
+        choices=tuple(world.CHECKPOINTS),
+        default="sd1",
+        help="the family of the model: sd1 (default), or sd35, a diffusion transformer",
     )
     parser.add_argument(
         "--world", type=Path, metavar="FILE", help="the objects to draw (default: commands/playground/world.json)"
