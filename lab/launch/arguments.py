@@ -100,6 +100,12 @@ def demo_parser() -> argparse.ArgumentParser:
         metavar="OBJECT",
         help='what the concept before it is erased from: --erase sunglasses --from "face wearing sunglasses"',
     )
+    parser.add_argument(
+        "--world",
+        choices=tuple(world.MODELS),
+        default="sd1",
+        help="the model that is erased from: sd1 (default), or sd35, a diffusion transformer",
+    )
     parser.add_argument("--method", choices=METHODS, help="which weights are trained (default: as in the workflow)")
     parser.add_argument("--steps", type=_positive, help="training steps (default: as in the workflow)")
     parser.add_argument("--seed", type=_seed, help="seed of the training (default: as in the workflow)")
@@ -171,7 +177,7 @@ def playground_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--layout",
-        choices=tuple(world.CHECKPOINTS),
+        choices=tuple(world.MODELS),
         default="sd1",
         help="the family of the model: sd1 (default), or sd35, a diffusion transformer",
     )

@@ -104,14 +104,14 @@ def test_what_does_not_belong_together_is_refused(made: stages.Build, tmp_path: 
 
 def test_the_stock_nodes_open_and_draw_what_was_made(made: stages.Build, comfy: Any, comfy_base: Path) -> None:
     """Load Checkpoint, CLIP Text Encode, KSampler, VAE Decode; the narrow networks draw the same picture."""
-    layout, checkpoint = made.layout, made.path(made.layout.checkpoint)
+    layout, known, checkpoint = made.layout, made.layout.shipped, made.path(made.layout.checkpoint)
     shutil.copy(checkpoint, comfy_base / "models" / "checkpoints" / "made.ckpt")
     run = comfy.NODE_CLASS_MAPPINGS
     with torch.inference_mode():
         model, clip, vae = run["CheckpointLoaderSimple"]().load_checkpoint("made.ckpt")[:3]
         asked, empty = (run["CLIPTextEncode"]().encode(clip, words)[0] for words in ("ball in ink style", ""))
         latent = run["EmptyLatentImage"]().generate(64, 64, 1)[0]  # the sampler gives it the model's channels
-        sampling = (layout.steps, layout.guidance, *layout.sampler, asked, empty, latent)
+        sampling = (layout.steps, known.cfg, known.sampler, known.scheduler, asked, empty, latent)
         drawn = run["VAEDecode"]().decode(vae, run["KSampler"]().sample(model, 5, *sampling)[0])[0]
     tokens = captions.tokens(["ball in ink style", ""], made.tokenizer)
     ours = layout.painter_of(checkpoint).draw(tokens[:1], tokens[1], seed=5)

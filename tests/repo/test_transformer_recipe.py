@@ -15,6 +15,8 @@ from lab.playground.recipe import autoencoder, captions, flow, layouts, pack, pa
 from lab.playground.recipe.autoencoder import Autoencoder
 from lab.playground.recipe.transformer import HEAD, Prompts, Transformer
 
+pytestmark = pytest.mark.full
+
 WORDS = ["face wearing a cowboy hat in fluent style on a yellow background", "cat", ""]
 LONG = ["a very long prompt of many words that the world does not know at all, " * 2, "cat"]
 

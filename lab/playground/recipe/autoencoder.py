@@ -22,7 +22,7 @@ SCALE = 0.18215  # of SD1's latents: the denoiser then sees ours as they are
 NOISE, PULL = 0.06, 0.1
 FINE = 0.7  # the deviation of the first channel beyond LATENT
 PLAN = Plan(steps=9600, batch=16, rate=2e-3, warm_up=100, seed=1)
-WIDER_PLAN = Plan(steps=600, batch=16, rate=5e-4, warm_up=20, seed=1)  # of the decoder alone
+WIDER_PLAN = Plan(steps=300, batch=16, rate=1e-3, warm_up=20, seed=1)  # of the decoder alone
 EXAMPLES = 1024  # pictures that further channels are found on
 
 

@@ -65,7 +65,7 @@ def workshop(options: argparse.Namespace, report: Callable[[str, int, int], None
         report,
         layout,
         start_from=options.start_from.resolve() if options.start_from else None,
-        ready=layout.shipped if options.shipped else None,
+        ready=layout.shipped.checkpoint if options.shipped else None,
         autoencoder=layout.autoencoder_plan,
         denoiser=layout.plan,
     )

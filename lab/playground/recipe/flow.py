@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from commands.playground import world as shipped
+
 from .autoencoder import Autoencoder
 from .diffusion import Shown
 from .summary_tower import SummaryTower
@@ -17,8 +19,8 @@ from .walk import LATENT_SIDE
 SHIFT = 3.0
 """How much later noise levels come than their times: SD3's, as hosts have it."""
 
-PLAN = Plan(steps=8500, batch=64, rate=1.5e-3, warm_up=200, betas=(0.9, 0.99), average=0.998, seed=3)
-STEPS, GUIDANCE = 20, 4.0
+PLAN = Plan(steps=6000, batch=64, rate=1.5e-3, warm_up=200, betas=(0.9, 0.99), average=0.998, seed=3)
+STEPS, GUIDANCE = 20, shipped.MODELS["sd35"].cfg
 LAST_TIME = 1e-3
 
 

@@ -45,18 +45,13 @@ class Painter(Protocol):
 class Layout:
     """A family of models, as the recipe makes one of it."""
 
-    name: str
-    shipped: Path
-    """The checkpoint that comes with the pack; its name is that of the recipe's too."""
+    shipped: shipped.Model
+    """What comes with the pack: the name of its checkpoint is the recipe's too, and so is how it is sampled."""
 
     plan: Plan
     autoencoder_plan: Plan
     latent: int
     steps: int
-    guidance: float
-    sampler: tuple[str, str]
-    """The stock sampler and scheduler that draw the same."""
-
     make: Callable[[], nn.Module]
     start: Callable[[nn.Module], None]
     lessons: Callable[[diffusion.Shown], Lessons]
@@ -71,7 +66,7 @@ class Layout:
     @property
     def checkpoint(self) -> str:
         """The file's name."""
-        return self.shipped.name
+        return self.shipped.checkpoint.name
 
     @property
     def widened(self) -> bool:
@@ -87,14 +82,11 @@ class Layout:
 
 
 SD1 = Layout(
-    "sd1",
-    shipped.CHECKPOINTS["sd1"],
+    shipped.MODELS["sd1"],
     diffusion.PLAN,
     autoencoder.PLAN,
     autoencoder.LATENT,
     walk.STEPS,
-    walk.GUIDANCE,
-    ("ddim", "ddim_uniform"),
     denoiser.Denoiser,
     denoiser.start_at_zero,
     lambda shown: diffusion.Lessons(shown, captions.text_tower()),
@@ -103,14 +95,11 @@ SD1 = Layout(
     pack.networks,
 )
 SD35 = Layout(
-    "sd35",
-    shipped.CHECKPOINTS["sd35"],
+    shipped.MODELS["sd35"],
     flow.PLAN,
     autoencoder.WIDER_PLAN,
     transformer.LATENT,
     flow.STEPS,
-    flow.GUIDANCE,
-    ("euler", "sgm_uniform"),
     transformer.Transformer,
     transformer.start_at_zero,
     lambda shown: flow.FlowLessons(shown, summary_tower.summary_tower()),
@@ -119,4 +108,4 @@ SD35 = Layout(
     pack_sd35.networks,
     own_judges=False,
 )
-LAYOUTS = {layout.name: layout for layout in (SD1, SD35)}
+LAYOUTS = {"sd1": SD1, "sd35": SD35}

@@ -99,7 +99,7 @@ def checkpoint_of(build: Build) -> Path:
 def pictures_of(build: Build) -> Tensor:
     """Pictures of all prompts, "b 64 64 3" in 0..1 (8 bits deep), kept batch by batch for checkpoint and prompts."""
     layout, words = build.layout, [each.prompt for each in prompts(build.world)]
-    wanted = json.dumps([BATCH, FIRST_SEED, layout.steps, layout.guidance, words])
+    wanted = json.dumps([BATCH, FIRST_SEED, layout.steps, layout.shipped.cfg, words])
     path = build.path(f"drawn-{files.digest(checkpoint_of(build).read_bytes(), wanted.encode())}.safetensors")
     kept = load_file(path)["pictures"] if path.exists() else torch.empty(0, SIDE, SIDE, 3, dtype=torch.uint8)
     tokens = captions.tokens(["", *words], build.tokenizer)

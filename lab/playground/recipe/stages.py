@@ -142,7 +142,7 @@ def _begun_autoencoder(build: Build, pool: pictures.Pool) -> dict[str, Tensor] |
         return None
     examples = min(autoencoder.EXAMPLES, build.reconstructions)
     shown, _ = pool.draw(examples, torch.Generator().manual_seed(build.autoencoder.seed))
-    return autoencoder.with_more_channels(pack.networks(layouts.SD1.shipped)[1], build.layout.latent, shown)
+    return autoencoder.with_more_channels(pack.networks(layouts.SD1.shipped.checkpoint)[1], build.layout.latent, shown)
 
 
 def train_judge(build: Build) -> bool:
