@@ -77,7 +77,7 @@ class Layout:
         """The networks of a checkpoint, to draw with."""
         learnt, vae = self.networks(checkpoint)
         network = self.make()
-        network.load_state_dict(learnt, strict=False)
+        network.load_state_dict(learnt)
         return self.painter(network.to(memory_format=torch.channels_last).eval(), Autoencoder.of(vae))
 
 
