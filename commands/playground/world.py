@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
-CHECKPOINT = FOLDER.parents[1] / "workflows" / "models" / "emoji-world.ckpt"
+_FILES = FOLDER.parents[1] / "workflows" / "models"
 JUDGE = FOLDER / "judge.safetensors"
 _NAMES = json.loads((FOLDER / "world.json").read_text(encoding="utf-8"))
 
@@ -18,6 +18,27 @@ HEADS: dict[str, tuple[str, ...]] = {"object": OBJECTS, "style": STYLES, "backgr
 
 NEAR_NEIGHBOURS: dict[str, tuple[str, ...]] = {name: tuple(near) for name, near in _NAMES["near_neighbours"].items()}
 """The objects that look most alike: what an erasure spills over to first."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint that draws this world, and how it is sampled: the stock KSampler's choices."""
+
+    checkpoint: Path
+    sampler: str
+    scheduler: str
+    cfg: float
+    steps: int = 10
+    """Of each picture that is judged."""
+
+
+MODELS = {
+    "sd1": Model(_FILES / "emoji-world.ckpt", "ddim", "ddim_uniform", 3.0),
+    "sd35": Model(_FILES / "emoji-world-sd35.ckpt", "euler", "sgm_uniform", 4.0),
+}
+"""By layout: Stable Diffusion 1's UNet, and Stable Diffusion 3.5's transformer."""
+
+CHECKPOINT = MODELS["sd1"].checkpoint
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ if os.environ.get("ESD_TEST_PACKAGES"):  # arms of a bench start in processes of
 import torch  # noqa: E402
 
 from commands import inprocess  # noqa: E402
-from commands.playground.world import Rate  # noqa: E402
+from commands.playground.world import MODELS, Rate  # noqa: E402
 from commands.rates import counted  # noqa: E402
 from lab.launch import base  # noqa: E402
 from lab.paths import OWN_HOST, RUN  # noqa: E402
@@ -48,9 +48,9 @@ FIXED = {
 class Playground:
     """The playground model in the host, and pictures of it judged."""
 
-    def __init__(self, picture_steps: int = 10) -> None:
-        """`picture_steps` is how many sampling steps each judged picture takes."""
-        self.picture_steps = picture_steps
+    def __init__(self, picture_steps: int = 10, name: str = "sd1") -> None:
+        """`picture_steps` is how many sampling steps each judged picture takes; `name` is that of the model."""
+        self.picture_steps, self.drawn_by = picture_steps, MODELS[name]
         logging.disable(logging.INFO)
         os.environ.setdefault("TQDM_DISABLE", "1")
         host = Path(os.environ.get("COMFYUI_PATH") or OWN_HOST).resolve()
@@ -62,7 +62,7 @@ class Playground:
 
         self.erasing, self.sampling, self.judge = erase, sampling, load_judge()
         with torch.inference_mode():
-            self.loaded = load.load(base.CHECKPOINT)
+            self.loaded = load.load(self.drawn_by.checkpoint.name)
         self._seen: dict[tuple[str, ...], Any] = {}
 
     def erase(self, concepts: Sequence[Any], keeps: Sequence[Any], settings: Any, **more: Any) -> tuple[Any, float]:
@@ -73,12 +73,13 @@ class Playground:
         return erased, time.perf_counter() - start
 
     def verdict(self, model: Any, prompts: Sequence[str], seed: int = 1000) -> Any:
-        """The judge on one picture a prompt (DDIM, guidance 3)."""
+        """The judge on one picture a prompt (DDIM, guidance 3, or as the model is sampled)."""
         return self.judge.judge(self.pictures(model, prompts, seed))
 
     def pictures(self, model: Any, prompts: Sequence[str], seed: int = 1000) -> Any:
         """One picture a prompt, each from its own noise."""
-        choice = self.sampling.SamplerChoice(seed, self.picture_steps, 3.0, "ddim", "ddim_uniform", 64, 64)
+        by = self.drawn_by
+        choice = self.sampling.SamplerChoice(seed, self.picture_steps, by.cfg, by.sampler, by.scheduler, 64, 64)
         with torch.inference_mode():
             return self.sampling.draw(model, self.loaded.clip, self.loaded.vae, prompts, choice)
 
@@ -102,7 +103,7 @@ def short(rate: Rate) -> str:
     return f"{rate.before:.0%} > {rate.after:.0%} ({rate.n})"
 
 
-def write_json(path: str | None, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_json(path: str | None, rows: Sequence[Mapping[str, Any]], name: str = "sd1") -> None:
     """Rows with the machine, versions, date and the start of the playground's sha256, to a file if one is asked for."""
     if path is None:
         return
@@ -113,7 +114,7 @@ def write_json(path: str | None, rows: Sequence[Mapping[str, Any]]) -> None:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "playground": hashlib.sha256((ROOT / "workflows" / "models" / base.CHECKPOINT).read_bytes()).hexdigest()[:12],
+        "playground": hashlib.sha256(MODELS[name].checkpoint.read_bytes()).hexdigest()[:12],
     }
     (STARTED_IN / path).write_text(json.dumps({**about, "rows": list(rows)}, indent=1) + "\n", encoding="utf-8")
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from _playground_run import SIZE, Playground, write_json
+from _playground_run import MODELS, SIZE, Playground, write_json
 
 from commands.playground.tasks import CARRIERS, erased_from, find_task, unseen_prompts
 from lab.playground.recipe.judges import SecondJudge
@@ -90,8 +90,8 @@ def _attribute(world: Any, name: str) -> Task:
 class Bench:
     """The playground with both judges, and what they found in the untouched model."""
 
-    def __init__(self) -> None:
-        self.world = Playground()
+    def __init__(self, name: str = "sd1") -> None:
+        self.world = Playground(name=name)
         from esd_pack.commands.playground import world as words
 
         self.words = words
@@ -149,19 +149,20 @@ def main() -> None:
     """Run the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", metavar="FILE", help="write the rows there, anew after each")
+    parser.add_argument("--world", choices=tuple(MODELS), default="sd1", help="the model (default: %(default)s)")
     parser.add_argument("--only", default="", help="tasks whose name contains this")
     parser.add_argument("--preset", default="default", help="run this preset instead")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds a task (default: %(default)s)")
     parser.add_argument("--first-seed", type=int, default=0)
     chosen = parser.parse_args()
-    bench, rows = Bench(), []
+    bench, rows = Bench(chosen.world), []
     print("| task | seed | steps | passes | bare | unseen | near | rest | replaced |\n|" + " --- |" * 9, flush=True)
     for seed in range(chosen.first_seed, chosen.first_seed + chosen.seeds):
         for task in tasks(bench.words):
             if chosen.only in task.name:
                 rows.append(bench.run(task, seed, chosen.preset))
                 print(shown(rows[-1]), flush=True)
-                write_json(chosen.json, rows)
+                write_json(chosen.json, rows, chosen.world)
 
 
 if __name__ == "__main__":

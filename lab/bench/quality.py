@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import product, zip_longest
 from typing import Any
 
-from _playground_run import FIXED, SIZE, Playground, as_json, short, write_json
+from _playground_run import FIXED, MODELS, SIZE, Playground, as_json, short, write_json
 
 REPEATS = 16
 """Pictures of what is erased, in each row."""
@@ -97,10 +97,17 @@ def _many(judged: Any) -> list[Any]:
     return [judged] * REPEATS
 
 
-def variants(full: bool, task: Task) -> Iterator[dict[str, Any]]:
+METHODS = {"sd1": ("esd-x", "esd-x-strict", "esd-u"), "sd35": ("esd-x", "selfattn", "esd-all")}
+"""Of a model with joint attention: that of the text stream, that of the picture's, and all weights."""
+
+RANKS = {"sd1": (), "sd35": (16, 4)}
+
+
+def variants(full: bool, task: Task, name: str = "sd1") -> Iterator[dict[str, Any]]:
     """The settings to try: the defaults first, then one change at a time; with `full`, all crossed for the object."""
-    methods, etas, sources = ("esd-x", "esd-x-strict", "esd-u"), (1.0, 0.0, 2.0, 4.0), ("base", "student")
+    methods, etas, sources = METHODS[name], (1.0, 0.0, 2.0, 4.0), ("base", "student")
     one = [{"method": m} for m in methods[1:]] + [{"eta": e} for e in etas[1:]] + [{"sampler_model": sources[1]}]
+    one = [{"rank": r} for r in RANKS[name]] + one
     attribute = any("erase_from" in concept for concept in task.concepts)
     one = [change for change in one if not (attribute and change.get("eta") == 0.0)]  # it would have nothing to learn
     yield from ({}, *one)
@@ -140,26 +147,27 @@ def main() -> None:
     """Run the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--world", choices=tuple(MODELS), default="sd1", help="the model (default: %(default)s)")
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--only", default="", help="tasks whose name contains this")
     parser.add_argument("--preset", default="", help="run this preset instead of the variants, for every task")
     parser.add_argument("--seeds", type=int, default=1)
     chosen = parser.parse_args()
-    world = Playground()
+    world = Playground(name=chosen.world)
     from esd_pack.commands.playground import world as words
 
     print("| task | change | erased | neighbours | rest | unseen or replaced | s |\n|---|---|---|---|---|---|---|")
     rows = []
     for task, change in in_order([t for t in tasks(words) if chosen.only in t.name], chosen):
         rows += [run(world, task, dict(change), seed) for seed in range(chosen.seeds)]
-        write_json(chosen.json, rows)
+        write_json(chosen.json, rows, chosen.world)
 
 
 def in_order(every: list[Task], chosen: argparse.Namespace) -> list[tuple[Task, dict[str, Any]]]:
     """All tasks at their first setting, then all at the next, so that a table that is stopped early says most."""
     if chosen.preset:
         return [(task, {"preset": chosen.preset}) for task in every]
-    columns = [[(task, change) for change in variants(chosen.full, task)] for task in every]
+    columns = [[(task, change) for change in variants(chosen.full, task, chosen.world)] for task in every]
     return [pair for row in zip_longest(*columns) for pair in row if pair]
 
 

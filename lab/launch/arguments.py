@@ -9,7 +9,7 @@ from typing import Any
 
 from commands import check, evaluate
 from commands.batch import options as batch
-from commands.playground import tasks
+from commands.playground import tasks, world
 
 METHODS = ("esd-x", "esd-x-strict", "esd-u", "esd-all", "selfattn")
 STAGES = ("pictures", "autoencoder", "judge", "second-judge", "denoiser", "pack", "measure", "sheet")
@@ -100,6 +100,12 @@ def demo_parser() -> argparse.ArgumentParser:
         metavar="OBJECT",
         help='what the concept before it is erased from: --erase sunglasses --from "face wearing sunglasses"',
     )
+    parser.add_argument(
+        "--world",
+        choices=tuple(world.MODELS),
+        default="sd1",
+        help="the model that is erased from: sd1 (default), or sd35, a diffusion transformer",
+    )
     parser.add_argument("--method", choices=METHODS, help="which weights are trained (default: as in the workflow)")
     parser.add_argument("--steps", type=_positive, help="training steps (default: as in the workflow)")
     parser.add_argument("--seed", type=_seed, help="seed of the training (default: as in the workflow)")
@@ -168,6 +174,12 @@ def playground_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="run.py playground", description=_sentence("playground"))
     parser.add_argument(
         "stages", nargs="*", metavar="STAGE", help=f"what to do, of {', '.join(STAGES)} (default: all, in this order)"
+    )
+    parser.add_argument(
+        "--layout",
+        choices=tuple(world.MODELS),
+        default="sd1",
+        help="the family of the model: sd1 (default), or sd35, a diffusion transformer",
     )
     parser.add_argument(
         "--world", type=Path, metavar="FILE", help="the objects to draw (default: commands/playground/world.json)"

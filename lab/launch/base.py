@@ -12,9 +12,13 @@ from pathlib import Path
 from lab.paths import OWN_HOST, ROOT
 
 PACK = "esd-concept-erasure"
-CHECKPOINT = "emoji-world.ckpt"
+CHECKPOINT, TRANSFORMER = "emoji-world.ckpt", "emoji-world-sd35.ckpt"
 PUBLISHED = "emoji-world-cat-esd-x.pt"
-PLAYGROUND = {CHECKPOINT: "checkpoints", PUBLISHED: "esd"}  # file -> where in models/ it belongs
+PLAYGROUND = {
+    CHECKPOINT: "checkpoints",
+    TRANSFORMER: "checkpoints",
+    PUBLISHED: "esd",
+}  # file -> where in models/ it belongs
 DATABASE = "sqlite:///:memory:"
 SETTINGS = {"Comfy.TutorialCompleted": True}  # or the page opens a dialog over the canvas on a first visit
 

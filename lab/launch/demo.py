@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 WORKFLOW = ROOT / "workflows" / "erase_an_object.json"
 BASE = RUN / "base"
-SAMPLING = {"steps": 10, "cfg": 3.0, "sampler_name": "ddim", "scheduler": "ddim_uniform", "width": 64, "height": 64}
+SIZE = {"width": 64, "height": 64}
 ONE_ROW_EACH = {"seeds_per_prompt": 1, "strengths": "1", "difference_gain": 0.0}
 FIRST_SEED = 1000
 
@@ -104,7 +104,8 @@ def run(server: Server, options: argparse.Namespace, start: float) -> Outcome:
     groups = judged_prompts(erasing, options.pictures)
     try:
         saved = server.run(prompt, PromptProgress(line, prompt))
-        drawing, nodes = judging_prompt(prompt, [judged for group in groups.values() for judged in group])
+        every = [judged for group in groups.values() for judged in group]
+        drawing, nodes = judging_prompt(prompt, every, world.MODELS[options.world])
         drawn = server.run(drawing, PromptProgress(line, drawing))
         line.end()
     except BaseException:
@@ -121,12 +122,24 @@ def erasing_prompt(server: Server, options: argparse.Namespace) -> workflow.Prom
     """The shipped workflow as a prompt, with the options set in it."""
     prompt = workflow.to_prompt(json.loads(WORKFLOW.read_text(encoding="utf-8")), server.get("/object_info"))
     _set_concepts(prompt, options.erase)
+    _set_model(prompt, world.MODELS[options.world])
     if options.erase != [tasks.find_task("cat")]:
         workflow.set_input(prompt, "ESDBeforeAfter", "prompts", "\n".join(pictured_prompts(options.erase)))
     for name in ("method", "steps", "seed"):
         if getattr(options, name) is not None:
             workflow.set_input(prompt, "ESDErase", name, getattr(options, name))
     return prompt
+
+
+def _set_model(prompt: workflow.Prompt, model: world.Model) -> None:
+    """Erase from this checkpoint, and draw the picture as it is sampled."""
+    workflow.set_input(prompt, "ESDLoadModel", "ckpt_name", model.checkpoint.name)
+    for name, value in _sampling(model).items():
+        workflow.set_input(prompt, "ESDBeforeAfter", name, value)
+
+
+def _sampling(model: world.Model) -> dict[str, Any]:
+    return {"cfg": model.cfg, "sampler_name": model.sampler, "scheduler": model.scheduler}
 
 
 def _set_concepts(prompt: workflow.Prompt, erasing: Sequence[tasks.Task]) -> None:
@@ -163,11 +176,14 @@ def judged_prompts(erasing: Sequence[tasks.Task], pictures: int) -> dict[str, li
     }
 
 
-def judging_prompt(prompt: workflow.Prompt, expected: list[world.Judged]) -> tuple[workflow.Prompt, tuple[str, str]]:
+def judging_prompt(
+    prompt: workflow.Prompt, expected: list[world.Judged], model: world.Model
+) -> tuple[workflow.Prompt, tuple[str, str]]:
     """A prompt that draws for the judge from the same erased model, and its SaveImage nodes, before and after."""
     shown = workflow.nodes_of(prompt, "ESDBeforeAfter")[0]
     drawing = workflow.upstream(prompt, shown)
-    inputs = copy.deepcopy(prompt[shown]["inputs"]) | SAMPLING | ONE_ROW_EACH
+    inputs = copy.deepcopy(prompt[shown]["inputs"]) | _sampling(model) | SIZE | ONE_ROW_EACH
+    inputs |= {"steps": model.steps}
     inputs |= {"prompts": "\n".join(judged.prompt for judged in expected), "seed": FIRST_SEED}
     drawing[shown]["inputs"] = inputs
     for slot, name in enumerate(("before", "after"), start=1):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 pytest.importorskip("diffusers")
-from support.dit_models import DITS, OTHERS, Twin, build, selected, twin  # noqa: E402
+from support.dit_models import DITS, OTHERS, Twin, build, gradients_apart, selected, twin  # noqa: E402
 
 CLOSE, ETA, STEPS = 1e-4, 1.5, 6
 LARGE = {"anima": pytest.mark.full, "zimage": pytest.mark.full}
@@ -141,24 +141,7 @@ def test_a_point_equals_the_procedure_on_diffusers(made: Callable[..., Case], na
     loss = (case.other.call(x, sigmas[k : k + 1], case.told("a cat")) - wanted).square().mean()
     loss.backward()
     assert backward(case.denoiser, case.conditions, [example], 1.0) == pytest.approx(float(loss.detach()), rel=CLOSE)
-    assert gradients_apart(case) < CLOSE
-
-
-def gradients_apart(case: Case) -> float:
-    """Return how far the gradients are from those of diffusers, of all trained weights together."""
-    whole = {}
-    for name, parameter in case.denoiser.network.named_parameters():
-        trained = case.denoiser.trainable.get(name)
-        whole[name] = torch.zeros(parameter.shape)
-        if trained is not None and trained.grad is not None:
-            first, last = case.plan.rows.get(name, (0, parameter.shape[0]))
-            whole[name][first:last] = trained.grad
-    ours, theirs = case.other.convert(whole), dict(case.other.network.named_parameters())
-    trained = [name for name, t in ours.items() if t.any()]
-    mine, wanted = (torch.cat([t.flatten() for t in each]) for each in
-                    ([ours[n] for n in trained], [theirs[n].grad for n in trained]))  # fmt: skip
-    assert len(mine) > 1000
-    return apart(mine, wanted)
+    assert gradients_apart(case.denoiser, case.plan.rows, case.other) < CLOSE
 
 
 @pytest.mark.parametrize("rank", [0, 4])

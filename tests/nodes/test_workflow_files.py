@@ -51,6 +51,7 @@ def test_there_is_one_for_each_task():
         "erase_a_style",
         "erase_an_attribute",
         "erase_an_object",
+        "erase_from_a_transformer",
         "erase_several_concepts",
         *LARGE,
         "open_a_published_file",

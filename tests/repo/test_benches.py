@@ -122,3 +122,17 @@ def test_the_charts_in_the_guides_are_drawn_from_the_figures(bench_modules):
     assert len(by_eta) >= 7 and all(len(points) >= 3 for points in by_eta.values())
     (cat,) = [r for r in rows if r["task"] == "object: cat" and r["change"] == {"eta": 0.0}]
     assert by_eta["object: cat"][0][1] == cat["erased"]["after"]
+
+
+def test_the_quality_table_of_a_transformer_has_what_its_family_trains(comfy, bench_modules):
+    """Methods of its own, low-rank students, and no attribute without a direction."""
+    from esd_pack.nodes.host.families import sd3
+
+    quality = pytest.importorskip("quality")
+    task = quality.Task("sunglasses", [{"erase": "sunglasses", "erase_from": "face"}], [], [], [])
+    (family,) = sd3.FAMILIES
+    changes = list(quality.variants(False, task, "sd35"))
+    assert changes[0] == {} and [c["rank"] for c in changes if "rank" in c] == [16, 4]
+    assert {c["method"] for c in changes if "method" in c} <= set(family.layer_names.methods)
+    assert [c["eta"] for c in changes if "eta" in c] == [2.0, 4.0]
+    assert not any("rank" in change for change in quality.variants(False, task))

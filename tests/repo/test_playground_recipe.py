@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from commands.playground import world as shipped
 from lab.launch import arguments
-from lab.playground.recipe import captions, diffusion, icons, measure, pack, sheet, stages, walk, world_spec
+from lab.playground.recipe import captions, diffusion, icons, layouts, measure, pack, sheet, stages, world_spec
 from lab.playground.recipe.autoencoder import SCALE, Autoencoder
 from lab.playground.recipe.denoiser import WIDTH, Denoiser
 from lab.playground.recipe.training import Plan
@@ -45,18 +45,18 @@ def _set(style: str) -> dict[str, Any]:
     return {"prefix": style, "width": 32, "height": 32, "icons": drawn, "aliases": {"cube": {"parent": "box"}}}
 
 
-def _shop(comfy_path: Path, folder: Path) -> stages.Build:
+def _shop(comfy_path: Path, folder: Path, layout: layouts.Layout) -> stages.Build:
     plans = {"autoencoder": FEW, "judge": FEW, "second_judge": FEW, "denoiser": replace(FEW, average=0.9)}
     sets = {style: _set(style) for style in FILLS}
     tokenizer = comfy_path / "comfy" / "sd1_tokenizer"
     few = {"many": 2, "reconstructions": 64, **plans}
-    return stages.Build(WORLD, folder, tokenizer, lambda stage, done, total: None, sets=sets, **few)
+    return stages.Build(WORLD, folder, tokenizer, lambda stage, done, total: None, layout, sets=sets, **few)
 
 
-@pytest.fixture(scope="module")
-def made(comfy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> stages.Build:
+@pytest.fixture(scope="module", params=layouts.LAYOUTS.values(), ids=layouts.LAYOUTS)
+def made(request: pytest.FixtureRequest, comfy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> stages.Build:
     """All stages, run to their end."""
-    build = _shop(comfy_path, tmp_path_factory.mktemp("made"))
+    build = _shop(comfy_path, tmp_path_factory.mktemp("made"), request.param)
     assert [stage(build) for stage in stages.STAGES.values()] == [True] * 6
     return build
 
@@ -104,16 +104,17 @@ def test_what_does_not_belong_together_is_refused(made: stages.Build, tmp_path: 
 
 def test_the_stock_nodes_open_and_draw_what_was_made(made: stages.Build, comfy: Any, comfy_base: Path) -> None:
     """Load Checkpoint, CLIP Text Encode, KSampler, VAE Decode; the narrow networks draw the same picture."""
-    shutil.copy(made.path(stages.CHECKPOINT), comfy_base / "models" / "checkpoints" / "made.ckpt")
+    layout, known, checkpoint = made.layout, made.layout.shipped, made.path(made.layout.checkpoint)
+    shutil.copy(checkpoint, comfy_base / "models" / "checkpoints" / "made.ckpt")
     run = comfy.NODE_CLASS_MAPPINGS
     with torch.inference_mode():
         model, clip, vae = run["CheckpointLoaderSimple"]().load_checkpoint("made.ckpt")[:3]
         asked, empty = (run["CLIPTextEncode"]().encode(clip, words)[0] for words in ("ball in ink style", ""))
-        latent = run["EmptyLatentImage"]().generate(64, 64, 1)[0]
-        sampling = (walk.STEPS, walk.GUIDANCE, "ddim", "ddim_uniform", asked, empty, latent)
+        latent = run["EmptyLatentImage"]().generate(64, 64, 1)[0]  # the sampler gives it the model's channels
+        sampling = (layout.steps, known.cfg, known.sampler, known.scheduler, asked, empty, latent)
         drawn = run["VAEDecode"]().decode(vae, run["KSampler"]().sample(model, 5, *sampling)[0])[0]
     tokens = captions.tokens(["ball in ink style", ""], made.tokenizer)
-    ours = measure.painter_of(made.path(stages.CHECKPOINT)).draw(tokens[:1], tokens[1], seed=5)
+    ours = layout.painter_of(checkpoint).draw(tokens[:1], tokens[1], seed=5)
     assert drawn.shape == ours.shape == (1, 64, 64, 3) and drawn.std() > 0
     torch.testing.assert_close(ours, drawn, atol=2e-3, rtol=0)
 
@@ -150,7 +151,7 @@ def test_narrow_and_padded_networks_agree() -> None:
 def test_the_host_sees_what_the_narrow_networks_see(playground: Any, made: stages.Build) -> None:
     """The shipped checkpoint in the host against its narrow networks: UNet, autoencoder and text tower."""
     model, clip, vae = playground
-    painter = measure.painter_of(shipped.CHECKPOINT)
+    painter = layouts.SD1.painter_of(shipped.CHECKPOINT)
     words = ["face wearing a halo in sepia style on a pink background", "cat", ""]
     context = painter.tower(captions.tokens(words, made.tokenizer))
     x, levels = torch.randn(3, 4, 8, 8), torch.tensor([10, 500, 990])
@@ -182,8 +183,8 @@ def test_contexts_may_come_with_their_common_end_apart(made: stages.Build, words
 
 def test_a_checkpoint_packed_again_is_the_same_file(made: stages.Build) -> None:
     """Byte for byte."""
-    before = made.path(stages.CHECKPOINT).read_bytes()
-    assert stages.pack_checkpoint(made) and made.path(stages.CHECKPOINT).read_bytes() == before
+    before = made.path(made.layout.checkpoint).read_bytes()
+    assert stages.pack_checkpoint(made) and made.path(made.layout.checkpoint).read_bytes() == before
 
 
 def test_what_is_held_out_is_never_shown() -> None:

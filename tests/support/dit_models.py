@@ -333,6 +333,26 @@ def twin(name: str, model: Any) -> Twin:
     return made
 
 
+def gradients_apart(denoiser: Any, rows: Mapping[str, tuple[int, int]], other: Twin) -> float:
+    """Return how far the gradients are from those of diffusers, of all trained weights together."""
+    whole = {}
+    for name, parameter in denoiser.network.named_parameters():
+        trained = denoiser.trainable.get(name)
+        whole[name] = torch.zeros(parameter.shape)
+        if trained is not None and trained.grad is not None:
+            first, last = rows.get(name, (0, parameter.shape[0]))
+            whole[name][first:last] = trained.grad
+    ours, theirs = other.convert(whole), dict(other.network.named_parameters())
+    trained = [name for name, t in ours.items() if t.any()]
+    mine, wanted = (torch.cat([each[name].flatten() for name in trained]) for each in (ours, _gradients(theirs)))
+    assert len(mine) > 1000
+    return float((mine - wanted).norm() / wanted.norm())
+
+
+def _gradients(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: p.grad for name, p in parameters.items() if p.grad is not None}
+
+
 def by_map(state: Mapping[str, Tensor], names: Mapping[str, Any], network: Any) -> dict[str, Tensor]:
     """Return a host's state by the names of a diffusers network, through one of the host's own maps."""
     wanted, found = set(network.state_dict()), {}
@@ -468,21 +488,22 @@ def _sd35(state: dict[str, Tensor], config: Mapping[str, Any]) -> Twin:
     import comfy.utils
     from diffusers import SD3Transformer2DModel
 
+    depth = config["depth"]
     network = SD3Transformer2DModel(
         sample_size=16,
         in_channels=16,
-        num_layers=2,
+        num_layers=depth,
         attention_head_dim=64,
-        num_attention_heads=2,
+        num_attention_heads=depth,
         joint_attention_dim=4096,
-        caption_projection_dim=128,
+        caption_projection_dim=64 * depth,
         pooled_projection_dim=2048,
         out_channels=16,
-        pos_embed_max_size=16,
-        dual_attention_layers=(0,),
+        pos_embed_max_size=config["pos_embed_max_size"],
+        dual_attention_layers=tuple(config["x_block_self_attn_layers"]),
         qk_norm="rms_norm",
     )
-    names = comfy.utils.mmdit_to_diffusers({**config, "num_blocks": 2})
+    names = comfy.utils.mmdit_to_diffusers({**config, "num_blocks": depth})
     network.load_state_dict(by_map(state, names, network))
 
     def call(x: Tensor, sigma: Tensor, told: Mapping[str, Tensor]) -> Tensor:

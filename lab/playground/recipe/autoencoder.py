@@ -17,9 +17,13 @@ from .training import Plan
 WIDTH, LIVE = 64, 32
 LATENT = 4
 PREFIX = "first_stage_model."
+WRITES, READS = "taesd_encoder.14.", "taesd_decoder.1.weight"
 SCALE = 0.18215  # of SD1's latents: the denoiser then sees ours as they are
 NOISE, PULL = 0.06, 0.1
+FINE = 0.7  # the deviation of the first channel beyond LATENT
 PLAN = Plan(steps=9600, batch=16, rate=2e-3, warm_up=100, seed=1)
+WIDER_PLAN = Plan(steps=300, batch=16, rate=1e-3, warm_up=20, seed=1)  # of the decoder alone
+EXAMPLES = 1024  # pictures that further channels are found on
 
 
 def _conv(channels: int, live: int, stride: int = 1, bias: bool = True) -> nn.Conv2d:
@@ -47,35 +51,35 @@ class Soft(nn.Module):
         return torch.tanh(x / 3) * 3
 
 
-def _encoder(live: int) -> nn.Sequential:
+def _encoder(live: int, latent: int) -> nn.Sequential:
     def half() -> nn.Conv2d:
         return _conv(live, live, stride=2, bias=False)
 
     at_32 = [half(), Block(live), nn.Identity(), nn.Identity()]
     smaller = [layer for _ in range(2) for layer in (half(), Block(live), Block(live), Block(live))]
-    return nn.Sequential(_conv(3, live), Block(live), *at_32, *smaller, _conv(live, LATENT))
+    return nn.Sequential(_conv(3, live), Block(live), *at_32, *smaller, _conv(live, latent))
 
 
-def _decoder(live: int) -> nn.Sequential:
+def _decoder(live: int, latent: int) -> nn.Sequential:
     def double() -> list[nn.Module]:
         return [nn.Upsample(scale_factor=2), _conv(live, live, bias=False)]
 
     smaller = [layer for _ in range(2) for layer in (Block(live), Block(live), Block(live), *double())]
     at_32 = [Block(live), nn.Identity(), nn.Identity(), *double()]
-    return nn.Sequential(Soft(), _conv(LATENT, live), nn.ReLU(), *smaller, *at_32, Block(live), _conv(live, 3))
+    return nn.Sequential(Soft(), _conv(latent, live), nn.ReLU(), *smaller, *at_32, Block(live), _conv(live, 3))
 
 
 class Autoencoder(nn.Module):
-    """Pictures "b 3 h w" in 0..1 to latents "b 4 h/8 w/8" and back; names of parameters are the checkpoint's."""
+    """Pictures "b 3 h w" in 0..1 to latents "b latent h/8 w/8" and back; names of parameters are the checkpoint's."""
 
-    def __init__(self, live: int = LIVE) -> None:
+    def __init__(self, live: int = LIVE, latent: int = LATENT) -> None:
         super().__init__()
-        self.taesd_encoder, self.taesd_decoder = _encoder(live), _decoder(live)
+        self.taesd_encoder, self.taesd_decoder = _encoder(live, latent), _decoder(live, latent)
 
     @classmethod
     def of(cls, learnt: Mapping[str, Tensor]) -> Autoencoder:
         """One that has learnt, and learns no more."""
-        made = cls().to(memory_format=torch.channels_last)
+        made = cls(latent=learnt[READS].shape[1]).to(memory_format=torch.channels_last)
         made.load_state_dict(learnt)
         return made.eval().requires_grad_(False)
 
@@ -107,3 +111,37 @@ def difference(made: Tensor, wanted: Tensor) -> Tensor:
     error = made - wanted
     right, down = error.diff(dim=3).abs().mean(), error.diff(dim=2).abs().mean()
     return error.abs().mean() + right + down + functional.avg_pool2d(error, 8).abs().mean()
+
+
+@torch.inference_mode()
+def with_more_channels(learnt: Mapping[str, Tensor], latent: int, pictures: Tensor) -> dict[str, Tensor]:
+    """What an autoencoder has learnt, for `latent` channels: the new ones hold what its latents leave of its features.
+
+    They are the principal components, over `pictures` "b 3 h w", of the features "c" before the last convolution less
+    their regression on the latents; the largest gets the deviation FINE, the others keep their proportion to it. The
+    decoder does not read them yet.
+    """
+    encoder = Autoencoder.of(learnt).taesd_encoder
+    features = torch.cat([encoder[:-1](some) for some in pictures.split(64)])
+    weight, bias = learnt[f"{WRITES}weight"], learnt[f"{WRITES}bias"]
+    given = _rows(functional.conv2d(features, weight, bias, padding=1))
+    with_one = torch.cat([given, torch.ones(len(given), 1, dtype=given.dtype)], dim=1)
+    regression = torch.linalg.lstsq(with_one, _rows(features)).solution
+    left = _rows(features) - with_one @ regression
+    sizes, directions = torch.linalg.eigh(left.T @ left / len(left))
+    more = latent - len(weight)
+    read = (directions.flip(1)[:, :more] * FINE / sizes[-1].sqrt()).T
+    known, constant = (read @ part.T for part in (regression[:-1], regression[-1:]))
+    centre = functional.pad(read[:, :, None, None], (1, 1, 1, 1))
+    written = centre - torch.einsum("ml,lchw->mchw", known, weight.double())
+    offset = -(constant[:, 0] + known @ bias.double())
+    return {
+        **learnt,
+        f"{WRITES}weight": torch.cat([weight, written.float()]),
+        f"{WRITES}bias": torch.cat([bias, offset.float()]),
+        READS: functional.pad(learnt[READS], (0, 0, 0, 0, 0, more)),
+    }
+
+
+def _rows(maps: Tensor) -> Tensor:
+    return maps.permute(0, 2, 3, 1).flatten(0, 2).double()

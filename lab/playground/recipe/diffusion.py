@@ -27,43 +27,55 @@ def signal(levels: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Lessons:
-    """Latents of every picture of the pool, the contexts of all captions, and which pictures may be seen."""
+class Shown:
+    """Latents of every picture of the pool, the tokens of all captions, and which pictures may be seen."""
 
     world: World
     latents: Tensor
-    """ "object style background many 4 8 8". """
+    """ "object style background many latent 8 8". """
 
-    tower: captions.TextTower
     tokens: Tensor
     """ "caption 77", in the order of `captions.all_captions`. """
 
     allowed: Tensor
     """ "combination 3": numbers of object, style and background that are not held out, white and others apart. """
 
-    def loss(self, denoiser: Denoiser, batch: int, random: torch.Generator) -> Tensor:
-        """The mean squared error of the noise, on a batch at random."""
-        shown = self._shown(batch, random)
+    def draw(self, batch: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Latents at random, "b latent 8 8", and the tokens of a caption for each, "b 77"."""
+        shown = self._pictures(batch, random)
         many = torch.randint(self.latents.shape[3], (batch,), generator=random)
         clean = self.latents[shown[:, 0], shown[:, 1], shown[:, 2], many].float()
         named = captions.with_parts_left_out(shown, self._white, random)
-        context = self.tower.split_shared_suffix(self.tokens[captions.row_of(self.world, named)])
-        levels = torch.randint(LEVELS, (batch,), generator=random)
-        noise = torch.randn(clean.shape, generator=random)
-        left = signal(levels)[:, None, None, None]
-        predicted = denoiser(left.sqrt() * clean + (1 - left).sqrt() * noise, levels, context)
-        return (predicted.float() - noise).square().mean()
+        return clean, self.tokens[captions.row_of(self.world, named)]
 
     @property
     def _white(self) -> int:
         return self.world.backgrounds.index("white")
 
-    def _shown(self, batch: int, random: torch.Generator) -> Tensor:
+    def _pictures(self, batch: int, random: torch.Generator) -> Tensor:
         white = self.allowed[:, 2] == self._white
         parts = [self.allowed[white], self.allowed[~white]]
         chosen = [part[torch.randint(len(part), (batch,), generator=random)] for part in parts]
         plain = torch.rand(batch, 1, generator=random) < WHITE
         return torch.where(plain, *chosen)
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """Latents with their captions, through the tower."""
+
+    shown: Shown
+    tower: captions.TextTower
+
+    def loss(self, denoiser: Denoiser, batch: int, random: torch.Generator) -> Tensor:
+        """The mean squared error of the noise, on a batch at random."""
+        clean, tokens = self.shown.draw(batch, random)
+        context = self.tower.split_shared_suffix(tokens)
+        levels = torch.randint(LEVELS, (batch,), generator=random)
+        noise = torch.randn(clean.shape, generator=random)
+        left = signal(levels)[:, None, None, None]
+        predicted = denoiser(left.sqrt() * clean + (1 - left).sqrt() * noise, levels, context)
+        return (predicted.float() - noise).square().mean()
 
 
 def allowed(world: World) -> Tensor:

@@ -15,11 +15,9 @@ from torch import Tensor
 from commands.playground import world as shipped
 from commands.playground.judge import Judge, Network, Verdict
 
-from . import captions, files, judges, pack, pictures
-from .autoencoder import Autoencoder
-from .denoiser import Denoiser
-from .stages import CHECKPOINT, Build
-from .walk import GUIDANCE, SIDE, STEPS, Painter
+from . import captions, files, judges, pictures
+from .stages import Build
+from .walk import SIDE
 from .world_spec import World
 
 ALONE, BACKGROUNDS = 4, 2
@@ -95,31 +93,23 @@ def main(build: Build) -> bool:
 
 def checkpoint_of(build: Build) -> Path:
     """The checkpoint that is measured."""
-    return build.ready or build.path(CHECKPOINT)
+    return build.ready or build.path(build.layout.checkpoint)
 
 
 def pictures_of(build: Build) -> Tensor:
     """Pictures of all prompts, "b 64 64 3" in 0..1 (8 bits deep), kept batch by batch for checkpoint and prompts."""
-    wanted = json.dumps([BATCH, FIRST_SEED, STEPS, GUIDANCE, [each.prompt for each in prompts(build.world)]])
+    layout, words = build.layout, [each.prompt for each in prompts(build.world)]
+    wanted = json.dumps([BATCH, FIRST_SEED, layout.steps, layout.shipped.cfg, words])
     path = build.path(f"drawn-{files.digest(checkpoint_of(build).read_bytes(), wanted.encode())}.safetensors")
     kept = load_file(path)["pictures"] if path.exists() else torch.empty(0, SIDE, SIDE, 3, dtype=torch.uint8)
-    tokens = captions.tokens(["", *(each.prompt for each in prompts(build.world))], build.tokenizer)
-    painter, nothing, asked = painter_of(checkpoint_of(build)), tokens[0], tokens[1:]
+    tokens = captions.tokens(["", *words], build.tokenizer)
+    painter, nothing, asked = layout.painter_of(checkpoint_of(build)), tokens[0], tokens[1:]
     while len(kept) < len(asked):
         build.report("drawing", len(kept), len(asked))
         drawn = painter.draw(asked[len(kept) : len(kept) + BATCH], nothing, FIRST_SEED + len(kept))
         kept = torch.cat([kept, (drawn * 255).round().to(torch.uint8)])
         files.save_tensors({"pictures": kept}, path)
     return kept[: len(asked)].float() / 255
-
-
-def painter_of(checkpoint: Path) -> Painter:
-    """The narrow networks of a checkpoint, to draw with."""
-    learnt, networks = pack.networks(checkpoint), (Denoiser(), Autoencoder())
-    for network, state in zip(networks, learnt, strict=True):
-        network.load_state_dict(state)
-    denoiser, autoencoder = (network.to(memory_format=torch.channels_last) for network in networks)
-    return Painter(denoiser.eval(), autoencoder.eval(), captions.text_tower())
 
 
 def rates(asked: list[Asked], verdict: Verdict) -> dict[str, dict[str, str]]:
@@ -144,8 +134,9 @@ def agreement(first: Verdict, second: Verdict) -> dict[str, str]:
 
 
 def _judges(build: Build) -> dict[str, Judge | judges.SecondJudge]:
-    ours = build.path("judge.safetensors"), build.path("second-judge.safetensors")
-    first, second = (shipped.JUDGE, SECOND_JUDGE) if build.ready else ours
+    first, second = build.path("judge.safetensors"), build.path("second-judge.safetensors")
+    if build.ready or not (build.layout.own_judges or first.exists()):
+        first, second = shipped.JUDGE, SECOND_JUDGE
     for missing in (path for path in (first, second) if not path.exists()):
         raise ValueError(f"{missing} is not there: run the stages judge and second-judge first, to their end.")
     heads = build.world.heads

@@ -54,10 +54,10 @@ def shapes_of(module: nn.Module) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in module.state_dict().items()}
 
 
-def wide_shapes() -> tuple[dict[str, torch.Size], dict[str, torch.Size]]:
+def wide_shapes(latent: int = autoencoder.LATENT) -> tuple[dict[str, torch.Size], dict[str, torch.Size]]:
     """The shapes of the padded denoiser and autoencoder, with the blocks that the narrow one leaves out."""
     with torch.device("meta"):
-        unet, vae = denoiser.Denoiser(denoiser.WIDTH), autoencoder.Autoencoder(autoencoder.WIDTH)
+        unet, vae = denoiser.Denoiser(denoiser.WIDTH), autoencoder.Autoencoder(autoencoder.WIDTH, latent)
         for part, places in ((vae.taesd_encoder, (4, 5)), (vae.taesd_decoder, (14, 15))):
             for place in places:
                 part[place] = autoencoder.Block(autoencoder.WIDTH)
@@ -70,10 +70,11 @@ def state_dict(unet: Mapping[str, Tensor], vae: Mapping[str, Tensor], tower: Tex
     made = {UNET + name: value.half() for name, value in padded(unet, unet_shapes).items()}
     made |= {VAE + name: value.half() for name, value in padded(vae, vae_shapes).items()}
     made |= {VAE + "vae_scale": torch.tensor(autoencoder.SCALE), VAE + "vae_shift": torch.tensor(0.0)}
-    return made | {TEXT + name: value for name, value in _text(tower).items()}
+    return made | {TEXT + name: value for name, value in text(tower).items()}
 
 
-def _text(tower: TextTower) -> dict[str, Tensor]:
+def text(tower: TextTower) -> dict[str, Tensor]:
+    """CLIP-L's tensors, fp16: tables of the tower, and layers that pass their input on."""
     made = {"embeddings.token_embedding.weight": tower.table, "embeddings.position_embedding.weight": tower.positions}
     for layer in range(LAYERS):
         start = f"encoder.layers.{layer}."
@@ -114,10 +115,20 @@ def content(network: nn.Module) -> bytes:
 
 def networks(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The narrow denoiser and autoencoder of a checkpoint."""
-    tensors = torch.load(checkpoint, weights_only=True)["state_dict"]
-    narrow = (UNET, denoiser.Denoiser()), (VAE, autoencoder.Autoencoder())
-    unet, vae = (
-        cut({n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}, shapes_of(module))
-        for start, module in narrow
-    )
-    return unet, vae
+    tensors = tensors_of(checkpoint)
+    return _cut_to(denoiser.Denoiser(), tensors, UNET), narrow_autoencoder(tensors)
+
+
+def tensors_of(checkpoint: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint by name."""
+    return dict(torch.load(checkpoint, weights_only=True)["state_dict"])
+
+
+def narrow_autoencoder(tensors: Mapping[str, Tensor], latent: int = autoencoder.LATENT) -> dict[str, Tensor]:
+    """The live part of a checkpoint's autoencoder."""
+    return _cut_to(autoencoder.Autoencoder(latent=latent), tensors, VAE)
+
+
+def _cut_to(narrow: nn.Module, tensors: Mapping[str, Tensor], start: str) -> dict[str, Tensor]:
+    wide = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+    return cut(wide, shapes_of(narrow))

@@ -13,14 +13,13 @@ from torch import Tensor, nn
 
 from commands.playground.judge import Judge, Network
 
-from . import autoencoder, captions, denoiser, diffusion, files, icons, judges, pack, pictures, world_spec
+from . import autoencoder, captions, diffusion, files, icons, judges, layouts, pack, pictures, world_spec
 from .training import Loss, Plan, Training
 
 Report = Callable[[str, int, int], None]
 """Told the stage, how much of it is done and how much there is."""
 
 POOL_SEED, FRESH_SEED = 4, 5
-CHECKPOINT = "emoji-world.ckpt"
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,7 @@ class Build:
     """ComfyUI's comfy/sd1_tokenizer."""
 
     report: Report
+    layout: layouts.Layout = layouts.SD1
     start_from: Path | None = None
     """A checkpoint whose networks the training starts from, instead of at random; its encoder stays as it is."""
 
@@ -43,10 +43,10 @@ class Build:
     """Placements of each object in each style."""
 
     reconstructions: int = 4096
-    autoencoder: Plan = autoencoder.PLAN
+    autoencoder: Plan = layouts.SD1.autoencoder_plan
     judge: Plan = judges.PLAN
     second_judge: Plan = judges.SECOND_PLAN
-    denoiser: Plan = diffusion.PLAN
+    denoiser: Plan = layouts.SD1.plan
     sets: pictures.Sets | None = None
     """Icon sets by style, where they are not to be fetched."""
 
@@ -76,14 +76,14 @@ class Build:
 
     def trained_autoencoder(self) -> autoencoder.Autoencoder:
         """The finished autoencoder: of the checkpoint that is there already, or of its stage."""
-        learnt = pack.networks(self.ready)[1] if self.ready else _found(self.path("autoencoder.safetensors"))
+        learnt = self.layout.networks(self.ready)[1] if self.ready else _found(self.path("autoencoder.safetensors"))
         return autoencoder.Autoencoder.of(learnt)
 
     def trained_encoder(self) -> autoencoder.Autoencoder:
         """An autoencoder with the encoder that is to be used: where it is given, its stage need not have run."""
         if not self.start_from:
             return self.trained_autoencoder()
-        return autoencoder.Autoencoder.of(pack.networks(self.start_from)[1])
+        return autoencoder.Autoencoder.of(self.layout.networks(self.start_from)[1])
 
     def source(self, *networks: bytes) -> str:
         """What a training learns from: the world, and contents of networks."""
@@ -124,14 +124,25 @@ def train_autoencoder(build: Build) -> bool:
     """The autoencoder, on the pictures."""
     pool = build.pool()
     torch.manual_seed(build.autoencoder.seed)
-    model = autoencoder.Autoencoder().to(memory_format=torch.channels_last)
-    if build.start_from:  # the denoiser that comes with it knows this encoder's latents
-        model.load_state_dict(pack.networks(build.start_from)[1])
+    model = autoencoder.Autoencoder(latent=build.layout.latent).to(memory_format=torch.channels_last)
+    begun = _begun_autoencoder(build, pool)
+    if begun:  # the encoder stays: a denoiser may know its latents
+        model.load_state_dict(begun)
         model.taesd_encoder.requires_grad_(False)
     plan, source = build.autoencoder, build.source(build.given)
     return build.train(
         "autoencoder", model, plan, lambda random: autoencoder.loss(model, pool, plan.batch, random), source
     )
+
+
+def _begun_autoencoder(build: Build, pool: pictures.Pool) -> dict[str, Tensor] | None:
+    if build.start_from:
+        return build.layout.networks(build.start_from)[1]
+    if not build.layout.widened:
+        return None
+    examples = min(autoencoder.EXAMPLES, build.reconstructions)
+    shown, _ = pool.draw(examples, torch.Generator().manual_seed(build.autoencoder.seed))
+    return autoencoder.with_more_channels(pack.networks(layouts.SD1.shipped.checkpoint)[1], build.layout.latent, shown)
 
 
 def train_judge(build: Build) -> bool:
@@ -160,12 +171,12 @@ def _train_judge(build: Build, stage: str, plan: Plan, kind: type[Judge] | type[
 
 def train_denoiser(build: Build) -> bool:
     """The denoiser, on latents of the pictures under their captions."""
-    lessons = _lessons(build)
+    lessons = build.layout.lessons(_shown(build))
     torch.manual_seed(build.denoiser.seed)
-    model = denoiser.Denoiser()
-    denoiser.start_at_zero(model)
+    model = build.layout.make()
+    build.layout.start(model)
     if build.start_from:
-        model.load_state_dict(pack.networks(build.start_from)[0])
+        model.load_state_dict(build.layout.networks(build.start_from)[0])
     model = model.to(memory_format=torch.channels_last)
     plan = build.denoiser
     encoder = pack.content(build.trained_encoder().taesd_encoder)
@@ -174,24 +185,23 @@ def train_denoiser(build: Build) -> bool:
     return build.train("denoiser", model, plan, lambda random: lessons.loss(model, plan.batch, random), source, named)
 
 
-def _lessons(build: Build) -> diffusion.Lessons:
+def _shown(build: Build) -> diffusion.Shown:
     encoder = build.trained_encoder()
     path = build.path(f"latents-{build.source(pack.content(encoder.taesd_encoder))}.safetensors")
     if not path.exists():
         made = diffusion.latents(encoder, build.pool(), build.progress("latents"))
         files.save_tensors({"latents": made.half()}, path)
     tokens = captions.tokens(captions.all_captions(build.world), build.tokenizer)
-    latents = load_file(path)["latents"]
-    return diffusion.Lessons(build.world, latents, captions.text_tower(), tokens, diffusion.allowed(build.world))
+    return diffusion.Shown(build.world, load_file(path)["latents"], tokens, diffusion.allowed(build.world))
 
 
 def pack_checkpoint(build: Build) -> bool:
     """One checkpoint of all, and the world's names beside it."""
-    unet, vae = (_found(build.path(f"{name}.safetensors")) for name in ("denoiser", "autoencoder"))
+    network, vae = (_found(build.path(f"{name}.safetensors")) for name in ("denoiser", "autoencoder"))
     learnt_with = files.about(build.path("denoiser.safetensors")).get("encoder")
     if learnt_with != files.digest(pack.content(autoencoder.Autoencoder.of(vae).taesd_encoder)):
         raise ValueError("The denoiser has learnt with another encoder than this autoencoder's: run its stage again.")
-    pack.write(pack.state_dict(unet, vae, captions.text_tower()), build.path(CHECKPOINT))
+    pack.write(build.layout.state_dict(network, vae), build.path(build.layout.checkpoint))
     packages = {style: f"{each.name}@{each.version}" for style, each in icons.PACKAGES.items()}
     files.save_text(json.dumps(build.world.as_json() | {"icons": packages}, indent=1) + "\n", build.path("world.json"))
     return True

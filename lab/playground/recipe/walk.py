@@ -7,13 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from commands.playground import world as shipped
+
 from .autoencoder import Autoencoder
 from .captions import TextTower
 from .denoiser import LATENT, Context, Denoiser
 from .diffusion import LEVELS, signal
 
 SIDE, LATENT_SIDE = 64, 8
-STEPS, GUIDANCE = 20, 3.0
+STEPS, GUIDANCE = 20, shipped.MODELS["sd1"].cfg
 
 
 @dataclass(frozen=True)
