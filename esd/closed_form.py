@@ -40,7 +40,7 @@ SPARSE = 12
 """Every so many words, one stands in a phrase, and in the place of an attribute."""
 
 _PHRASES = ("a photo of a", "a drawing of a")
-_WORDS = (
+COMMON_WORDS = (
     "person man woman child face hand eye hair dog horse bird fish insect flower tree leaf grass forest mountain river "
     "sea beach sky cloud sun moon star rain snow fire water stone sand road street city building house door window "
     "room kitchen bed chair table lamp book paper pen letter clock phone computer screen camera music song dance game "
@@ -77,7 +77,7 @@ def staying_prompts(concepts: Sequence[Concept], kept: Iterable[str] = ()) -> li
     def silent(prompts: Iterable[str]) -> list[str]:
         return [prompt for prompt in prompts if not any(words <= set(prompt.split()) for words in named)]
 
-    words = silent(_WORDS)
+    words = silent(COMMON_WORDS)
     siblings = silent(p for concept in concepts if concept.silent_prompt for p in _siblings(concept, words[::SPARSE]))
     together = [" ".join(words[i::LISTS]) for i in range(LISTS)]
     phrases = silent(f"{said} {word}" for said, word in zip(cycle(_PHRASES), words[::SPARSE], strict=False))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-ERASED, KEPT, MEASURING, CONFIRMING = range(4)
-"""What draws: the examples of the concepts, those of the keeps, and the held-out trajectories."""
+ERASED, KEPT, MEASURING, CONFIRMING, ATTACKING, DRIFTING = range(6)
+"""What draws: examples of concepts and of keeps, held-out trajectories, attacks, and held-out points of keeps."""
 
 
 def stream_generator(seed: int, stream: int) -> torch.Generator:

@@ -11,9 +11,11 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ....esd.closed_form import second_moment, staying_prompts, text_edit
-from ....esd.concepts import Concept, Keep
+from ....esd.closed_form import Tokens, second_moment, staying_prompts, text_edit
+from ....esd.concepts import NULL_PROMPT, Concept, Keep
 from ....esd.denoiser import Condition
+from ....esd.robust import LEVELS, pool
+from ....esd.slots import token_name
 from ..model.conditioning import encode
 from ..model.host_model import HostModel
 from .plan import Plan
@@ -33,7 +35,24 @@ def starting_edits(
     """Return B (`esd.closed_form`) for each weight that the run begins with changed; none where it begins as it is."""
     if not plan.settings.closed_form:
         return {}
+    tokens, staying = _tokens(plan, clip, conditions)
+    prompts = staying_prompts(concepts, [prompt for keep in keeps if keep.weight for prompt in keep.prompts])
+    edit = text_edit(tokens, concepts, plan.settings, second_moment(map(staying, prompts)))
+    keys, values = text_weights(plan.host, plan.names)
+    return {**dict.fromkeys(keys, edit.keys), **dict.fromkeys(values, edit.values)}
 
+
+def robust_keeps(
+    plan: Plan, clip: Any, conditions: Mapping[str, Condition], concepts: Sequence[Concept], keeps: Sequence[Keep]
+) -> Keep:
+    """Return what a robust run keeps beside the user's own; raise EsdError for networks that it cannot attack."""
+    token_name(conditions[NULL_PROMPT])
+    kept = [prompt for keep in keeps for prompt in keep.prompts]
+    return pool(concepts, kept, _tokens(plan, clip, conditions)[1], LEVELS[plan.settings.robustness].kept)
+
+
+def _tokens(plan: Plan, clip: Any, conditions: Mapping[str, Condition]) -> tuple[Tokens, Tokens]:
+    """Return what gives a prompt's tokens, and what remembers those of prompts that are the same in every run."""
     known = _known(clip)
 
     def tokens(prompt: str) -> Tensor:
@@ -41,15 +60,12 @@ def starting_edits(
         told = conditions.get(prompt) or encode(plan.host, clip, [prompt], plan.latent_shape, CPU)[prompt]
         return told.tensors["c_crossattn"][0].detach().double().cpu()
 
-    def staying(prompt: str) -> Tensor:
+    def remembered(prompt: str) -> Tensor:
         if prompt not in known:
             known[prompt] = tokens(prompt).float()
         return known[prompt].double()
 
-    prompts = staying_prompts(concepts, [prompt for keep in keeps if keep.weight for prompt in keep.prompts])
-    edit = text_edit(tokens, concepts, plan.settings, second_moment(map(staying, prompts)))
-    keys, values = text_weights(plan.host, plan.names)
-    return {**dict.fromkeys(keys, edit.keys), **dict.fromkeys(values, edit.values)}
+    return tokens, remembered
 
 
 @dataclass
