@@ -107,7 +107,8 @@ def run(options: argparse.Namespace) -> int:
     base, outputs = options.base or CHECKPOINT.name, places.output_folders(argv, host)
     made = Run(server, options, base, _judge(options), _sampling(options), _files(options), outputs)
     attacked = options.table == attacks.TABLE
-    make, show = (attack_line, attacks.row) if attacked else (line, rates.row)
+    make: Callable[[Run, tables.Task, str], Any] = attack_line if attacked else line
+    show: Callable[[Any], str] = attacks.row if attacked else rates.row
     with places.checkpoint_in_place(server, places.models_folders(options.models, argv, host)):
         for task in tasks(table, options):
             for eraser in _erasers(options):

@@ -187,7 +187,8 @@ class KeepGauge:
         """Return the share of each keep: exp(d / T), T the median drift; even where nothing has moved."""
         drifts = torch.tensor(self.drifts(), dtype=torch.float64)
         usual = drifts.median().clamp(min=1e-12)
-        return (drifts / usual).clamp(max=4).exp().tolist()  # type: ignore[no-any-return]
+        found: list[float] = (drifts / usual).clamp(max=4).exp().tolist()
+        return found
 
 
 def drift_passes(keeps: Sequence[Keep]) -> int:

@@ -14,7 +14,7 @@ from support.short_runs import module
 SAYING = {"ESDLoadModel", "ESDLoadErasure", "ESDSaveCheckpoint", "ESDSaveErasure", "ESDErasureInfo"}
 SAYING |= {"ESDMeasure", "ESDAttack", "ESDPromptSet", "ESDEvaluate"}
 RARE = {
-    "ESDErase": {"snapshot_every", "start", "stop"},
+    "ESDErase": {"snapshot_every", "start", "stop", "robustness"},
     "ESDSaveErasure": {"rank", "energy"},
     "ESDSaveCheckpoint": {"precision"},
     "ESDLoadErasure": {"interpret"},
