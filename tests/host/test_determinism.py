@@ -42,6 +42,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "accumulation": {"settings": {"gradient_accumulation_steps": 3}},
     "refreshed pools": {"settings": {"buffer_size": 3, "draws_per_buffer": 5}},
     "adafactor": {"settings": {"optimizer": "adafactor"}, "method": "esd-u"},
+    "against attacks": {"robustness": "strong", "concepts": TWO},
     "bfloat16, recomputed": {"settings": {"precision": "bf16", "gradient_checkpointing": "on"}},
     "all of it": {
         "keep": "dog\na house",
