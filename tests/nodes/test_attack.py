@@ -54,7 +54,8 @@ def of_the_erased(world):
             lambda bar, value, total=None, preview=None: seen.append((value, total)),
         )
         found = attacked(world, world.erased, file_name="esd/attack")
-    return {**found, "progress": seen[-1]}
+    found.taken["progress"] = seen[-1]
+    return found
 
 
 class TestReport:
