@@ -97,7 +97,7 @@ def _picture(found: list[host.Attacked], choice: host.AttackChoice) -> Any:
             ui.Bar(how, "before" if how == host.BEFORE else "after", *_ends(rate), rate_words(rate))
             for how, rate in each.comeback.found
         ]
-        columns = [Column(each.comeback.prompt, choice.seed) for _ in range(choice.pictures)]
+        columns = [Column(f"{each.comeback.prompt}, {i + 1}", choice.seed) for i in range(choice.pictures)]
         rows = [Row(how, pictures) for how, pictures in each.drawn.items()]
         parts += [ui.interval_bars(f"Found: {each.comeback.prompt}", bars), labelled_grid(columns, rows)]
     return ui.under_each_other(parts)
