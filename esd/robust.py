@@ -149,8 +149,9 @@ class Adversary:
         """Go on from a state; raises KeyError where it is not one of such a run."""
         self.since = int(state["since"])
         for place, slots in enumerate(self.slots):
-            parts = {name: state[f"{place}/{name}"].to(slots.values) for name in ("values", "first", "second")}
-            self.slots[place] = replace(slots, **parts, moved=int(state[f"{place}/moved"]))
+            values, first, second = (state[f"{place}/{n}"].to(slots.values) for n in ("values", "first", "second"))
+            moved = int(state[f"{place}/moved"])
+            self.slots[place] = replace(slots, values=values, first=first, second=second, moved=moved)
 
 
 class KeepGauge:
@@ -170,8 +171,8 @@ class KeepGauge:
         if not self._held:
             specs = [as_spec(prompt) for prompt in self.prompts]
             draw = stream_generator(self.settings.seed, DRIFTING)
-            points = hold_out(self.denoiser, self.conditions, specs, self.settings, draw, DRIFT_LEVELS)
-            self._held = [(each, self._answers(each)) for each in points]
+            held = hold_out(self.denoiser, self.conditions, specs, self.settings, draw, DRIFT_LEVELS)
+            self._held = [(each, self._answers(each)) for each in held]
         found = []
         with self.denoiser.student():
             for points, base in self._held:

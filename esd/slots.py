@@ -98,7 +98,8 @@ def move(slots: Slots, denoiser: Denoiser, x: Tensor, sigma: Tensor, wanted: Ten
 
 def _bounded(values: Tensor, longest: float) -> Tensor:
     """Shorten tokens that are longer than any of the prompt's own."""
-    return values * (longest / values.norm(dim=1, keepdim=True).clamp(min=longest))
+    bounded: Tensor = values * (longest / values.norm(dim=1, keepdim=True).clamp(min=longest))
+    return bounded
 
 
 def _filled(slots: Slots, values: Tensor) -> Condition:

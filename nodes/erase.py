@@ -77,7 +77,13 @@ class ESDErase(io.ComfyNode):
         vae: Any = None,
     ) -> io.NodeOutput:
         """Train, and hand back the erased clone."""
-        dials = {"method": method, "steps": steps, "learning_rate": learning_rate, "eta": eta, "seed": seed}
+        dials: dict[str, Any] = {
+            "method": method,
+            "steps": steps,
+            "learning_rate": learning_rate,
+            "eta": eta,
+            "seed": seed,
+        }
         run = replace(settings, **dials, stop=stop, robustness=robustness)
         node_id = cls.hidden.unique_id
         base = graph.base_file(cls.hidden.prompt, node_id)
