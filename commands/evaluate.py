@@ -22,7 +22,7 @@ if __name__ == "__main__":  # this file's folder is not where its package is fou
     HERE = Path(os.path.abspath(__file__)).parent
     sys.path[:] = [str(HERE.parent), *(entry for entry in sys.path if os.path.abspath(entry or ".") != str(HERE))]
 
-from commands import arms, check, inprocess, places, rates, tables, talk  # noqa: E402
+from commands import arms, attacks, check, inprocess, places, rates, tables, talk  # noqa: E402
 from commands.playground.world import CHECKPOINT  # noqa: E402
 from commands.recipe import DRAWING  # noqa: E402
 from commands.talk import Address, ServerError  # noqa: E402
@@ -34,6 +34,9 @@ FOLDER = "esd/tables"
 SAVED = "checkpoints/esd-table"
 PROMPTS = "esd-table.csv"
 FIRST_SEED = 1000
+MOST_ATTACKED = 64
+"""Pictures of each attack."""
+
 NO_SEED = -1
 """No training has it, so that none that was kept is removed with a saved file."""
 
@@ -90,7 +93,7 @@ class Run:
     files: dict[str, str]
     outputs: list[Path]
     card: str = ""
-    lines: list[rates.Line] = field(default_factory=list)
+    lines: list[Any] = field(default_factory=list)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -103,13 +106,18 @@ def run(options: argparse.Namespace) -> int:
     host = places.host_folder(options.comfyui, argv)
     base, outputs = options.base or CHECKPOINT.name, places.output_folders(argv, host)
     made = Run(server, options, base, _judge(options), _sampling(options), _files(options), outputs)
+    attacked = options.table == attacks.TABLE
+    make: Callable[[Run, tables.Task, str], Any] = attack_line if attacked else line
+    show: Callable[[Any], str] = attacks.row if attacked else rates.row
     with places.checkpoint_in_place(server, places.models_folders(options.models, argv, host)):
         for task in tasks(table, options):
             for eraser in _erasers(options):
-                made.lines.append(line(made, task, eraser))
-                print(rates.row(made.lines[-1]), flush=True)
+                made.lines.append(make(made, task, eraser))
+                print(show(made.lines[-1]), flush=True)
                 _write(target, table, made)
-    print("\n" + rates.screen(table.title, made.card, made.lines, "" if options.base else table.note))
+    note = "" if options.base else table.note
+    shown = (table.title, made.card, made.lines)
+    print("\n" + (attacks.screen(*shown) if attacked else rates.screen(*shown, note)))
     print(f"\nThe reports are in ComfyUI's output folder, in {FOLDER}.")
     return 0
 
@@ -155,13 +163,28 @@ def _from_file(options: argparse.Namespace) -> tables.Task:
     return tables.Task(options.concept, prompts[: options.pictures * (1 if all(goes) else 5)])
 
 
+def begun(made: Run, task: tables.Task, eraser: str) -> tuple[arms.Studio, arms.Made]:
+    """Return the prompt of an erasure."""
+    size = {name: made.sampling[name] for name in ("width", "height")}
+    file, steps = made.files.get(task.concept, ""), made.options.training_steps
+    info = made.server.get("/object_info")
+    studio = arms.Studio(info, made.base, task.concept, task.keep, size, file, steps)
+    return studio, arms.ARMS[eraser](studio)
+
+
+def attack_line(made: Run, task: tables.Task, eraser: str) -> attacks.Line:
+    """Erase, attack and judge in the server; returns a line of the table of attacks."""
+    studio, arm = begun(made, task, eraser)
+    judge, name = arms.judge(studio, made.judge), f"{FOLDER}/attack-{eraser}".replace(" ", "-")
+    attacks.add(studio, arm, judge, made.sampling, min(made.options.pictures, MOST_ATTACKED), name)
+    report = _report(made, _queued(made, studio.prompt)["attack"])
+    made.card = report["judge"]
+    return attacks.Line(task.concept, eraser, report["attacks"][0])
+
+
 def line(made: Run, task: tables.Task, eraser: str) -> rates.Line:
     """Erase, draw and judge in the server; returns a line of the table."""
-    info = made.server.get("/object_info")
-    file = made.files.get(task.concept, "")
-    size = {name: made.sampling[name] for name in ("width", "height")}
-    studio = arms.Studio(info, made.base, task.concept, task.keep, size, file, made.options.training_steps)
-    arm = arms.ARMS[eraser](studio)
+    studio, arm = begun(made, task, eraser)
     report = _evaluated(made, studio, arm, task.prompts, f"{FOLDER}/{eraser}")
     made.card = report["judge"]
     saved = _saved(made, studio, arm, task) if made.options.saved and eraser != "nothing" else None
@@ -177,8 +200,11 @@ def _evaluated(made: Run, studio: arms.Studio, arm: arms.Made, prompts: Sequence
         "evaluate", "ESDEvaluate", prompts=rows, judge=judge, negative=arm.negative, in_model=False, seed=FIRST_SEED,
         file_name=name.replace(" ", "-"), **links, **made.sampling,
     )  # fmt: skip
-    outputs = _queued(made, studio.prompt)
-    (report,) = (file for file in outputs["evaluate"]["esd_files"] if file["filename"].endswith(".json"))
+    return _report(made, _queued(made, studio.prompt)["evaluate"])
+
+
+def _report(made: Run, told: Json) -> Json:
+    (report,) = (file for file in told["esd_files"] if file["filename"].endswith(".json"))
     return dict(json.loads(made.server.view(report)))
 
 

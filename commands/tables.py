@@ -150,6 +150,11 @@ RELATED: Mapping[str, tuple[str, ...]] = {
 """Classes of ImageNet that look alike, by the class that is erased."""
 
 
+def attacked(count: int) -> Iterator[Task]:
+    """Yield four objects; what is drawn is the attack's."""
+    yield from (Task(name, ()) for name in TEN[:4])
+
+
 def related(count: int) -> Iterator[Task]:
     """Yield objects with their nearest, which should stay."""
     for name in TEN[:6]:
@@ -174,6 +179,7 @@ TABLES: Mapping[str, Table] = {
         "A STAND-IN: the playground draws no people. This is the category of its faces, and says nothing of nudity.",
     ),
     "paraphrase": Table("The concept in other words", paraphrases, real_paraphrases),
+    "attack": Table("How easily a concept comes back", attacked, None),
     "related": Table("What looks like the concept", related, real_related),
 }
 """By the name on the command line."""

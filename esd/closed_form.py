@@ -42,7 +42,7 @@ SPARSE = 12
 """Every so many words, one stands in a phrase, and in the place of an attribute."""
 
 _PHRASES = ("a photo of a", "a drawing of a")
-_WORDS = (
+COMMON_WORDS = (
     "person man woman child face hand eye hair dog horse bird fish insect flower tree leaf grass forest mountain river "
     "sea beach sky cloud sun moon star rain snow fire water stone sand road street city building house door window "
     "room kitchen bed chair table lamp book paper pen letter clock phone computer screen camera music song dance game "
@@ -92,7 +92,7 @@ def staying_prompts(concepts: Sequence[Concept], kept: Iterable[str] = ()) -> li
     def silent(prompts: Iterable[str]) -> list[str]:
         return [prompt for prompt in prompts if not any(words <= set(prompt.split()) for words in named)]
 
-    words = silent(_WORDS)
+    words = silent(COMMON_WORDS)
     siblings = silent(p for concept in concepts if concept.silent_prompt for p in _siblings(concept, words[::SPARSE]))
     styles = (concept for concept in concepts if is_style(concept) and fits(concept))
     siblings += silent(other for concept in styles for other in _in_other_styles(concept))

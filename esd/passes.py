@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from .concepts import Concept, Keep
 from .examples import keep_specs
+from .robust import attack_passes, drift_passes, level_of
 from .settings import WHEN_GONE, Settings
 from .step_plan import MIN_STEPS
 from .until_gone import CHECK_EVERY, looking_passes, measuring_passes
@@ -14,6 +15,11 @@ from .until_gone import CHECK_EVERY, looking_passes, measuring_passes
 def streams_of(keeps: Sequence[Keep]) -> int:
     """How many streams of examples a run draws from: one of the concepts, and one of the keeps where they teach."""
     return 2 if keep_specs(keeps) else 1
+
+
+def together_of(settings: Settings, keeps: Sequence[Keep]) -> int:
+    """How many examples go through the student together, in batches: of each stream one, and one under attack."""
+    return streams_of(keeps) + (level_of(settings) is not None)
 
 
 def planned_passes(settings: Settings, concepts: Sequence[Concept], keeps: Sequence[Keep]) -> int:
@@ -26,6 +32,10 @@ def planned_passes(settings: Settings, concepts: Sequence[Concept], keeps: Seque
         levels: float = max(each, MIN_STEPS) + 1
     else:  # the mean of the last of so many random levels
         levels = settings.num_inference_steps * each / (each + 1)
-    checks = settings.steps // CHECK_EVERY + 3 if settings.stop == WHEN_GONE else 0
-    measuring = checks * (measuring_passes(concepts, settings) + looking_passes(concepts, settings))
+    checks = settings.steps // CHECK_EVERY + 3
+    each_check = measuring_passes(concepts, settings) + looking_passes(concepts, settings)
+    measuring = checks * each_check if settings.stop == WHEN_GONE else 0
+    robust = level_of(settings)
+    if robust:
+        measuring += settings.examples * attack_passes(robust) + checks * drift_passes(keeps)
     return round(streams_of(keeps) * (drawn / each * 2 * levels + settings.examples) + measuring)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-ERASED, KEPT, MEASURING, CONFIRMING, LOOKING = range(5)
-"""What draws: the examples of the concepts, those of the keeps, the held-out trajectories, and what is looked at."""
+ERASED, KEPT, MEASURING, CONFIRMING, LOOKING, ATTACKING, DRIFTING = range(7)
+"""What draws: examples of concepts and of keeps, held-out trajectories, looks, attacks, held-out points of keeps."""
 
 
 def stream_generator(seed: int, stream: int) -> torch.Generator:

@@ -31,6 +31,7 @@ class Field:
 
 WHEN_GONE, ALL_STEPS = STOPS = ("when gone", "after all steps")
 ETA_BY_KIND = -1.0
+ROBUSTNESS = OFF, LIGHT, STRONG = ("off", "light", "strong")
 BY_KIND, OWN_WORDS = CONTEXTS = ("by kind", "own words")
 
 
@@ -197,6 +198,14 @@ FIELDS: dict[str, Field] = {
         "For SD1.x, SD2.x and SDXL, with methods that train these weights.",
         rare=True,
     ),
+    "robustness": Field(
+        OFF,
+        "Also trains against attacks: tokens that bring the concept back are searched as it learns, and erased too, "
+        "while common words near the concept are kept. light and strong take more steps each. For SD1.x, SD2.x and "
+        "SDXL.",
+        choices=ROBUSTNESS,
+        rare=True,
+    ),
     "eta_erase_from": Field(None, "", 0.0, 20.0, official="negative_guidance"),
     "contexts": Field(
         BY_KIND,
@@ -246,6 +255,7 @@ class Settings:
     stop: str = _default("stop")
     contexts: str = _default("contexts")
     closed_form: bool = _default("closed_form")
+    robustness: str = _default("robustness")
 
     @property
     def examples_per_buffer(self) -> int:

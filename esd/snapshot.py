@@ -28,6 +28,7 @@ def write_snapshot(snapshot: Snapshot, path: Path, run: str) -> None:
     tensors: Tensors = {"losses": torch.tensor(snapshot.losses, dtype=torch.float64)}
     tensors["worst"] = torch.tensor(list(snapshot.worst), dtype=torch.float64)
     tensors |= {f"student/{name}": tensor for name, tensor in snapshot.student.items()}
+    tensors |= {f"adversary/{name}": tensor for name, tensor in snapshot.adversary.items()}
     numbers: dict[str, Any] = {}
     for index, state in snapshot.optimizer.items():
         for name, value in _flat(f"optimizer/{index}", state):
@@ -94,7 +95,8 @@ def _snapshot(stored: Mapping[str, Tensor], text: Mapping[str, str], denoiser: D
         for index, prompts in enumerate(json.loads(text["prompts"]))
     ]
     worst = stored["worst"].tolist() if "worst" in stored else []
-    return Snapshot(stored["losses"].tolist(), student, optimizer, streams, worst)
+    adversary = {name.removeprefix("adversary/"): t for name, t in _beginning("adversary/", stored).items()}
+    return Snapshot(stored["losses"].tolist(), student, optimizer, streams, worst, adversary)
 
 
 def _beginning(prefix: str, stored: Mapping[str, Tensor]) -> Tensors:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,11 +13,12 @@ from torch import Tensor
 from .concepts import Concept, Keep
 from .denoiser import Condition, Denoiser, batched, predict
 from .errors import EsdError
-from .examples import Example, ExampleStream, StreamState, concept_specs, keep_specs
+from .examples import Example, StreamState
 from .objective import loss
 from .optimizers import make_optimizer
-from .random_streams import ERASED, KEPT, stream_generator
+from .robust import Adversary, KeepGauge, level_of
 from .settings import WHEN_GONE, Settings
+from .streams import make_streams, next_micro_batches
 from .until_gone import CHECK_EVERY, GoneGauge, Left, shares_by_left
 
 
@@ -51,6 +51,12 @@ class Snapshot:
     streams: Sequence[StreamState]
     worst: Sequence[float] = ()
     """The worst residual before the first step, and at each check after it."""
+    adversary: Mapping[str, Tensor] = field(default_factory=dict)
+    """The attacks of a robust run."""
+
+
+_Point = tuple[Sequence[StreamState], Mapping[str, Tensor]]
+"""What a run goes on from beside its weights: its streams, and the attacks of a robust one."""
 
 
 class Training:
@@ -82,19 +88,24 @@ class Training:
         self.left: Sequence[Left] = ()
         self.is_gone = False
         self._gauge: GoneGauge | None = None
-        self._resume_point: Sequence[StreamState] | None = self._stream_states()
+        robust = level_of(settings)
+        self.adversary = Adversary(denoiser, conditions, concepts, settings, robust) if robust else None
+        self._keeps = KeepGauge(denoiser, conditions, keeps, settings) if robust and len(self.streams) > 1 else None
+        self._resume_point: _Point | None = self._point()
 
     def __iter__(self) -> Iterator[Step]:
         """Make the steps that are left, or as many as it takes."""
         self._check_when_due()  # a snapshot is taken before a check, or after it
         while not self.is_complete:
             index = len(self.losses)
-            micro = next_micro_batches(self.streams, self.settings)
-            value = accumulate_gradients(self.denoiser, self.conditions, self.optimizer, micro, index)
+            micro, conditions = next_micro_batches(self.streams, self.settings), self.conditions
+            if self.adversary:
+                micro, conditions = self.adversary.joined(micro, index)
+            value = accumulate_gradients(self.denoiser, conditions, self.optimizer, micro, index)
             self._resume_point = None  # an optimiser that fails half-way leaves no state to go on from
             self.optimizer.step()
             self.losses.append(value)
-            self._resume_point = self._stream_states()
+            self._resume_point = self._point()
             self._check_when_due()
             yield Step(index, self.settings.steps, value, micro[0][0].sigma, micro[0][0].prompt, self.left)
 
@@ -104,7 +115,12 @@ class Training:
         return self.is_gone or len(self.losses) >= self.settings.steps
 
     def _check_when_due(self) -> None:
-        if self.settings.stop != WHEN_GONE or len(self.losses) % CHECK_EVERY:
+        if len(self.losses) % CHECK_EVERY:
+            return
+        if self._keeps:
+            self.streams[1].share(self._keeps.shares())
+            self._resume_point = self._point()
+        if self.settings.stop != WHEN_GONE:
             return
         if self.losses or self.settings.closed_form:
             self._check()
@@ -124,18 +140,20 @@ class Training:
             self.left = self._gauge.measure()
         self.worst[len(self.losses) // CHECK_EVERY :] = [max(each.worst for each in self.left)]
         self.streams[0].share(shares_by_left(self.concepts, self.left))
-        self.is_gone = is_gone
-        self._resume_point = self._stream_states()
+        self.is_gone = self.adversary.is_enough(is_gone, len(self.losses)) if self.adversary else is_gone
+        self._resume_point = self._point()
 
-    def _stream_states(self) -> Sequence[StreamState]:
-        return [stream.state for stream in self.streams]
+    def _point(self) -> _Point:
+        streams = [stream.state for stream in self.streams]
+        return streams, self.adversary.state() if self.adversary else {}
 
     def snapshot(self) -> Snapshot | None:
         """Return the state after the last completed step, also in the middle of the next one; None before the first."""
         if self._resume_point is None or not self.losses:
             return None
         state = self.optimizer.state_dict()["state"]
-        return Snapshot(list(self.losses), self.denoiser.trainable, state, self._resume_point, list(self.worst))
+        streams, adversary = self._resume_point
+        return Snapshot(list(self.losses), self.denoiser.trainable, state, streams, list(self.worst), adversary)
 
     def resume(self, snapshot: Snapshot) -> None:
         """Go on from a snapshot of a run with the same inputs, bit for bit as if it had not been stopped."""
@@ -146,8 +164,10 @@ class Training:
         self.optimizer.load_state_dict({"state": dict(snapshot.optimizer), "param_groups": groups})
         for stream, state in zip(self.streams, snapshot.streams, strict=True):
             stream.state = state
+        if self.adversary:
+            self.adversary.restore(snapshot.adversary)
         self.losses, self.worst = list(snapshot.losses), list(snapshot.worst)
-        self._resume_point = self._stream_states()
+        self._resume_point = self._point()
 
 
 def erase(
@@ -222,46 +242,6 @@ def _max_abs(gradients: Iterable[Tensor | None]) -> float:
     """Return the largest magnitude of all values, which shows one that is not finite, in one wait for the device."""
     found = [torch.linalg.vector_norm(each, float("inf")) for each in gradients if each is not None and each.numel()]
     return float(torch.stack(found).max()) if found else 0.0
-
-
-def make_streams(
-    denoiser: Denoiser,
-    conditions: Mapping[str, Condition],
-    concepts: Sequence[Concept],
-    keeps: Sequence[Keep],
-    settings: Settings,
-) -> list[ExampleStream]:
-    """Return the examples of the concepts and, where there are keeps, those of the keeps."""
-    erased = [each for c in concepts for each in concept_specs(c, settings)]
-    kept = [(each, 1.0) for each in keep_specs(keeps)]
-    return [
-        ExampleStream(
-            denoiser,
-            conditions,
-            specs,
-            settings,
-            settings.examples,
-            stream_generator(settings.seed, stream),
-            groups,
-        )
-        for stream, specs, groups in ((ERASED, erased, len(concepts)), (KEPT, kept, len(kept)))
-        if specs
-    ]
-
-
-def next_micro_batches(streams: Sequence[ExampleStream], settings: Settings) -> list[list[Example]]:
-    """Return the micro-batches of one optimiser step; each holds the concept's examples and as many keep examples.
-
-    Their weights make the batch's mean the sum of both means: mean(concept) + weight * mean(keep).
-    """
-    return [
-        [
-            replace(example, weight=example.weight * len(streams))
-            for stream in streams
-            for example in islice(stream, settings.batch_size)
-        ]
-        for _ in range(settings.gradient_accumulation_steps)
-    ]
 
 
 def backward(denoiser: Denoiser, conditions: Mapping[str, Condition], batch: list[Example], share: float) -> float:

@@ -41,6 +41,7 @@ class ESDErase(io.ComfyNode):
                 seed_input(FIELDS["seed"].tooltip),
                 *_watching(),
                 setting_input("stop", optional=True),
+                setting_input("robustness", optional=True),
                 Keeps.Input("keep", optional=True, tooltip="Prompts that must look as before (Keep nodes)."),
                 Settings.Input("settings", optional=True, tooltip="Erase Settings, for all the rest."),
                 io.Vae.Input("vae", optional=True, tooltip="For sharp previews; without it they are rough colours."),
@@ -70,12 +71,20 @@ class ESDErase(io.ComfyNode):
         snapshot_every: int,
         start: str,
         stop: str = DEFAULT.stop,
+        robustness: str = DEFAULT.robustness,
         keep: tuple[Keep, ...] = (),
         settings: RunSettings = DEFAULT,
         vae: Any = None,
     ) -> io.NodeOutput:
         """Train, and hand back the erased clone."""
-        run = replace(settings, method=method, steps=steps, learning_rate=learning_rate, eta=eta, seed=seed, stop=stop)
+        dials: dict[str, Any] = {
+            "method": method,
+            "steps": steps,
+            "learning_rate": learning_rate,
+            "eta": eta,
+            "seed": seed,
+        }
+        run = replace(settings, **dials, stop=stop, robustness=robustness)
         node_id = cls.hidden.unique_id
         base = graph.base_file(cls.hidden.prompt, node_id)
         workflow = graph.workflow_id(cls.hidden.extra_pnginfo)

@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .apply import ESDApply
+from .attack import ESDAttack
 from .compare import ESDBeforeAfter
 from .compare_reports import ESDCompareReports
 from .concept import ESDConcept
@@ -51,6 +52,7 @@ class EsdExtension(ComfyExtension):
             ESDSaveErasure,
             ESDBeforeAfter,
             ESDMeasure,
+            ESDAttack,
             ESDPromptSet,
             ESDJudgeBaseModel,
             ESDJudgePrototypes,

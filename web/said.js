@@ -6,7 +6,7 @@ import { allNodes, locatorOf, pathsOf, rootGraph } from "./graph.js";
 /** The nodes whose results come with a text. */
 const SAYING = new Set([
   ...["ESDLoadModel", "ESDLoadErasure", "ESDSaveCheckpoint", "ESDSaveErasure", "ESDErasureInfo"],
-  ...["ESDMeasure", "ESDPromptSet", "ESDEvaluate", "ESDScore", "ESDCompareReports"],
+  ...["ESDMeasure", "ESDAttack", "ESDPromptSet", "ESDEvaluate", "ESDScore", "ESDCompareReports"],
 ]);
 const LINE = 15;
 const EDGE = 8;

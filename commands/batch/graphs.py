@@ -13,7 +13,7 @@ from .spec import Contexts, Evaluation, Wanted
 
 Json = dict[str, Any]
 
-DIALS = ("method", "steps", "learning_rate", "eta", "seed", "stop")
+DIALS = ("method", "steps", "learning_rate", "eta", "seed", "stop", "robustness")
 NOT_SHOWN = frozenset({*DIALS, "eta_erase_from", "preset"})
 """Settings that ESD Erase Settings does not show."""
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from esd_pack.esd.passes import planned_passes
+from esd_pack.esd.settings import OFF, Settings
 from esd_pack.esd.until_gone import settled
 
 from .graphs import Ending, Graph, erased_lines, merging_graph, training_graph
@@ -81,7 +82,7 @@ def _training(
         "concepts": [asdict(each) for each in group],
         "keeps": [asdict(each) for each in batch.keeps],
     }
-    about |= {"settings": asdict(variant.settings), "save": ending.save, "evaluation": _plain(ending.evaluation)}
+    about |= {"settings": _counted(variant.settings), "save": ending.save, "evaluation": _plain(ending.evaluation)}
     key = _key(model, about)
     graph = training_graph(_folder(key), model, group, batch.keeps, variant.settings, ending)
     concepts, settings = settled([each.made() for each in group], variant.settings)
@@ -118,6 +119,11 @@ def _job(
     group_name = group[0].group or "-".join(words)
     name = f"{_slug(model.rpartition('.')[0] or model)}-{_slug(group_name)}-{key[:8]}"
     return Job(key, name, model, words, variant.name, graph.nodes, graph.files, passes, needs, is_part)
+
+
+def _counted(settings: Settings) -> Json:
+    """Return the settings by which a job is known; without robustness as before there was any."""
+    return {name: value for name, value in asdict(settings).items() if (name, value) != ("robustness", OFF)}
 
 
 def _plain(evaluation: Evaluation | None) -> Json | None:

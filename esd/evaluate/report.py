@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import Any
 
+from .attack import Comeback
 from .compare import ArmRates
 from .in_model import Measured
 from .metrics import Change, Score, rate_words
@@ -42,6 +43,7 @@ class Report:
     name: str = ""
     arms: tuple[ArmRates, ...] = ()
     seconds: tuple[tuple[str, float], ...] = field(default=(), compare=False)
+    attacks: tuple[Comeback, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ def to_text(report: Report) -> str:
         for m in report.concepts
     ]
     lines += [f'keep "{m.prompt}": drift {m.drift:.2f}' for m in report.keeps]
+    lines += [str(each) for each in report.attacks]
     return "\n".join(lines)
 
 
@@ -114,6 +117,7 @@ def to_html(report: Report, pairs: Sequence[PicturePair] = ()) -> str:
         _table(("setting", "value"), [*report.about, *([("judge", report.judge)] if report.judge else [])]),
         _found(report.changes),
         _arms(report.arms),
+        _attacks(report.attacks),
         _inside(report),
         _gallery(pairs),
         _scores(report.scores),
@@ -173,6 +177,13 @@ def _arms(arms: Sequence[ArmRates]) -> str:
     ]
     head = ("model", "role", "found", "p against the first (McNemar)", "interval")
     return "<h2>Beside each other</h2>" + _table(head, rows) if rows else ""
+
+
+def _attacks(attacks: Sequence[Comeback]) -> str:
+    figures = [(each.prompt, each.own, each.attacked, each.control) for each in attacks]
+    found = [(each.prompt, how, rate_words(rate)) for each in attacks for how, rate in each.found]
+    tables = _table(("concept", "residual", "under attack", "control"), figures)
+    return f"<h2>Brought back</h2>{tables}{_table(('concept', 'drawn by', 'found'), found)}" if attacks else ""
 
 
 def _inside(report: Report) -> str:

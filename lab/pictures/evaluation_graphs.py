@@ -6,6 +6,7 @@ from support.page_graphs import CAT, FILE, SAMPLING, STOCK, Graph
 
 PROMPTS = {"erased": "cat\ncat in ink style -> cat", "kept": "dog\nkey\ntulip", "size": (340, 470)}
 SAMPLED = {**SAMPLING, "samples": 2, "file_name": ""}
+ATTACK = {"search_steps": 30, "pictures": 4, "steps": 10, "cfg": 3, "file_name": ""}
 EVALUATING: dict[str, Graph] = {
     "ESDSafeLatentDiffusion": (
         [
@@ -31,6 +32,26 @@ EVALUATING: dict[str, Graph] = {
             (1, "concepts", 4, "concepts"),
             (2, "MODEL", 4, "model"),
             (3, "keeps", 4, "keep"),
+            (4, "picture", 5, "images"),
+        ],
+    ),
+    "ESDAttack": (
+        [
+            STOCK,
+            CAT,
+            ("ESDLoadErasure", (0, 390), {"file": FILE, "size": (300, 150)}),
+            ("ESDJudgePlayground", (0, 620), {}),
+            ("ESDAttack", (370, 0), {**ATTACK, "size": (380, 560)}),
+            ("PreviewImage", (820, 0), {"size": (520, 560)}),
+        ],
+        [
+            (0, "MODEL", 2, "model"),
+            (0, "MODEL", 4, "base_model"),
+            (0, "CLIP", 4, "clip"),
+            (0, "VAE", 4, "vae"),
+            (1, "concepts", 4, "concepts"),
+            (2, "MODEL", 4, "model"),
+            (3, "judge", 4, "judge"),
             (4, "picture", 5, "images"),
         ],
     ),

@@ -140,7 +140,13 @@ GRAPHS: dict[str, Graph] = {
     ),
     **EVALUATING,
 }
-SHOWN_AFTER_RUNNING = {"ESDErasureInfo": 120, "ESDBeforeAfter": 180, "ESDMeasure": 120, "ESDEvaluate": 300}
+SHOWN_AFTER_RUNNING = {
+    "ESDErasureInfo": 120,
+    "ESDBeforeAfter": 180,
+    "ESDMeasure": 120,
+    "ESDAttack": 600,
+    "ESDEvaluate": 300,
+}
 """Pages whose graph is run first, and how many seconds that may take."""
 
 PLACE = """([margin, title]) => {

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from commands import arms, evaluate, rates, tables
+from commands import arms, attacks, evaluate, rates, tables
 from commands.playground import world
 from commands.talk import ServerError
 from lab.launch import arguments
@@ -102,6 +102,27 @@ def test_the_screen() -> None:
     assert rates.screen("T", "card", [made], "NOTE").splitlines()[-1] == (
         "| cat | ESD | 8 > 1 of 8 (0 to 25 %) |  | 0 of 2 (0 to 25 %) |"
     )
+
+
+def test_the_screen_of_attacks() -> None:
+    spread = {"mean": 0.5, "low": 0.25, "high": 0.75}
+    found = [["untouched", rate(8, 8)], ["attack", rate(3, 8)]]
+    comeback = {"own": spread, "attacked": spread, "control": {**spread, "mean": 0.1}, "found": found}
+    head, _, line = attacks.screen("T", "card", [attacks.Line("cat", "ESD", comeback)]).splitlines()[-3:]
+    assert head.endswith("| control | found: untouched | found: attack |")
+    assert line.endswith("| 0.50 (0.25 to 0.75) | 0.10 (0.25 to 0.75) | 8 of 8 | 3 of 8 |")
+
+
+@pytest.mark.parametrize("eraser", ["nothing", "ESD"])
+def test_an_attack_is_a_graph_that_the_server_takes(object_info: dict[str, Any], eraser: str) -> None:
+    studio = arms.Studio(object_info, "emoji-world.ckpt", "cat", (), {"width": 64, "height": 64})
+    arm = arms.ARMS[eraser](studio)
+    attacks.add(studio, arm, arms.judge(studio, "playground"), evaluate.DRAWING, 4, "esd/tables/attack")
+    wanted = studio.prompt["attack"]["inputs"]
+    assert set(object_info["ESDAttack"]["input"]["required"]) <= set(wanted)
+    assert [node["class_type"] for node in studio.prompt.values()].count("ESDConcept") == 1
+    links = [value for value in wanted.values() if isinstance(value, list)]
+    assert len(links) == 6 and all(link[0] in studio.prompt for link in links)
 
 
 def test_every_eraser_is_a_graph_that_the_server_takes(object_info: dict[str, Any]) -> None:

@@ -54,7 +54,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
             "gradient_accumulation_steps": 2,
         },
     },
+    "against attacks": {"robustness": "strong", "concepts": TWO},
 }
+LONGER = {"against attacks"}
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +135,7 @@ def states() -> tuple[Any, ...]:
     return random.getstate(), kind, keys.tobytes(), rest, torch.get_rng_state().numpy().tobytes()
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.full] * (n in LONGER)) for n in VARIANTS])
 def test_again_and_resumed(world, page, runs, caplog, name):
     """A second run, from other random states, cancelled after a step and resumed, is the first one bit for bit."""
     given, step = VARIANTS[name], 1 + list(VARIANTS).index(name) % (STEPS - 1)

@@ -109,8 +109,9 @@ def test_a_key_of_a_run_without_the_new_settings_is_that_of_version_0_1(comfy: A
     from esd_pack.nodes.host.run.key import _counted
 
     counted = _counted(Settings())
-    assert not {"rank", "training_guidance", "deterministic"} & counted.keys()
+    assert not {"rank", "training_guidance", "deterministic", "robustness"} & counted.keys()
     assert {"rank", "training_guidance"} <= _counted(Settings(rank=1, training_guidance=1.0)).keys()
+    assert _counted(Settings(robustness="light"))["robustness"] == "light"
 
 
 def test_what_an_attribute_is_measured_by_counts_where_it_changes_the_weights(comfy: Any) -> None:

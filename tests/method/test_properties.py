@@ -36,7 +36,9 @@ from esd_pack.esd import (
     random_streams,
     report,
     residual,
+    robust,
     selection,
+    slots,
     snapshot,
     step_plan,
     students,
@@ -48,6 +50,7 @@ from esd_pack.esd import safe_latent_diffusion as sld
 from esd_pack.esd import settings as runs
 from esd_pack.esd.errors import EsdError
 from esd_pack.esd.evaluate import (
+    attack,
     compare,
     foreign,
     judge,
@@ -63,7 +66,7 @@ from esd_pack.esd.files import atomic, lazy, lazy_tensor, pickle_scan, safetenso
 from esd_pack.esd.formats import detect, difference, diffusers, load, lora, official
 from esd_pack.esd.formats import network as networks
 from support.erasure_files import SHAPES, network
-from support.fakes import WIDTH, FakeConditions, FakeDenoiser, told
+from support.fakes import WIDTH, FakeConditions, FakeDenoiser, TokenConditions, TokenDenoiser, told
 from support.odd_values import (
     COUNTED,
     FIELDS,
@@ -761,6 +764,45 @@ class TestJudgedAndMerged:
         few, more = (runs_of(steps=n, batch_size=batch, stop=stop) for n in (steps, 2 * steps + 20))
         assert 0 < passes.planned_passes(few, chosen, keeps) < passes.planned_passes(more, chosen, keeps)
         assert passes.streams_of(keeps) == 1 + keeping
+        taken = [
+            passes.planned_passes(replace(few, robustness=each), chosen, keeps) for each in ("off", "light", "strong")
+        ]
+        assert taken == sorted(taken) and taken[0] == passes.planned_passes(few, chosen, keeps)
+        assert [passes.together_of(replace(few, robustness=each), keeps) for each in ("off", "light")] == [
+            1 + keeping,
+            2 + keeping,
+        ]
+        light, strong = (robust.level_of(replace(few, robustness=each)) for each in ("light", "strong"))
+        assert robust.level_of(few) is None and robust.attack_passes(light) < robust.attack_passes(strong)
+        assert robust.drift_passes(keeps) == robust.DRIFT_LEVELS * keeping
+
+    @examples_of(20)
+    @given(TEXTS, TEXTS, st.integers(0, 4), st.integers(0, 2**32))
+    def test_attacks_on_any_concept(self, words, whole, steps, seed):
+        made = outcome(lambda: concepts.make_concept(words, whole))
+        if made is None:
+            return
+        fake, conditions, random = TokenDenoiser(), TokenConditions(), torch.Generator().manual_seed(seed)
+        settings = runs_of(num_inference_steps=4, guidance_scale=3.0)
+        held = residual.hold_out(fake, conditions, [attack.attacked_spec(made)], settings, random, 2)
+        starts = attack.starts_of(conditions, made)
+        found = attack.search(fake, conditions, starts, held, steps, random)
+        assert slots.token_name(found.condition) == "text" and bool(torch.isfinite(found.values).all())
+        spread = attack.residual_under(fake, conditions, found.condition, held)
+        assert spread.low <= spread.mean <= spread.high
+        turned = attack.upside_down(held[0])
+        assert torch.equal(attack.upside_down(turned).change, held[0].change)
+        moved = slots.move(slots.open_slots(conditions[words]), fake, held[0].x, held[0].sigma, turned.change)
+        assert bool(torch.isfinite(moved.values).all())
+        levels, latents = fake.sigmas(4)[:-1], torch.ones((2, 2, 4, 4))
+        noised = lambda x, noise, sigma: x + sigma[:, None, None, None] * noise  # noqa: E731
+        inverted = attack.invert(fake, starts[-1], latents, noised, levels, steps, random)
+        drawn = attack.draw(fake, conditions[""], inverted.condition, latents, 3, 2.0, 1)
+        raw = attack.raw_of(fake, drawn, latents, levels[:1].expand(2))
+        assert drawn.shape == raw.shape == latents.shape
+        tokens = lambda prompt: conditions[prompt].tensors["text"][0]  # noqa: E731
+        kept = robust.pool([made], ["dog"], tokens, 3).prompts
+        assert len(set(kept)) == len(kept) <= 5 and "dog" not in kept and kept[0] == ""
 
 
 def test_every_public_function_has_a_property():

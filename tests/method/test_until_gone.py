@@ -13,6 +13,7 @@ from esd_pack.esd.concepts import make_concept
 from esd_pack.esd.contexts import KINDS, by_kind, make_rules, with_contexts
 from esd_pack.esd.denoiser import batched, predict
 from esd_pack.esd.errors import EsdError
+from esd_pack.esd.examples import concept_specs
 from esd_pack.esd.presets import PRESETS, with_preset
 from esd_pack.esd.settings import ALL_STEPS, OWN_WORDS, WHEN_GONE, Settings
 from esd_pack.esd.snapshot import read_snapshot, write_snapshot
@@ -243,4 +244,4 @@ class TestContexts:
         chosen, same = settled([CAT], settings)
         assert chosen == [CAT] and same == settings
         run = erase(FakeDenoiser(), FakeConditions(), chosen, same)
-        assert not run.worst and run.streams[0].specs == [train.concept_specs(CAT, same)[0][0]]
+        assert not run.worst and run.streams[0].specs == [concept_specs(CAT, same)[0][0]]

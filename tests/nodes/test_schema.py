@@ -12,14 +12,15 @@ from esd_pack.esd.settings import FIELDS
 from support.short_runs import module
 
 SAYING = {"ESDLoadModel", "ESDLoadErasure", "ESDSaveCheckpoint", "ESDSaveErasure", "ESDErasureInfo"}
-SAYING |= {"ESDMeasure", "ESDPromptSet", "ESDEvaluate"}
+SAYING |= {"ESDMeasure", "ESDAttack", "ESDPromptSet", "ESDEvaluate"}
 RARE = {
-    "ESDErase": {"snapshot_every", "start", "stop"},
+    "ESDErase": {"snapshot_every", "start", "stop", "robustness"},
     "ESDSaveErasure": {"rank", "energy"},
     "ESDSaveCheckpoint": {"precision"},
     "ESDLoadErasure": {"interpret"},
     "ESDBeforeAfter": {"difference_gain"},
     "ESDMeasure": {"steps", "width", "height"},
+    "ESDAttack": {"width", "height"},
     "ESDPromptSet": {"file_role", "label_contains", "first_rows", "guidance"},
     "ESDEvaluate": {"in_model"},
 }

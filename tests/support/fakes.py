@@ -107,3 +107,25 @@ class FakeConditions(dict):
 def prompt_of(text: Tensor, prompts: tuple[str, ...]) -> str:
     """Which of the prompts a row of text stands for."""
     return next(prompt for prompt in prompts if torch.equal(told(prompt).tensors["text"][0], text))
+
+
+TOKENS = 8
+"""Of a prompt of `TokenConditions`."""
+
+
+class TokenDenoiser(FakeDenoiser):
+    """The same, told a sequence of tokens "1 n d", of which it hears the mean."""
+
+    def predict(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """Epsilon by whichever face is open."""
+        return super().predict(x, sigma, Condition({"text": condition.tensors["text"].mean(1)}))
+
+
+class TokenConditions(dict):
+    """The condition of any prompt, a token a word and the empty prompt's behind them."""
+
+    def __missing__(self, prompt: str) -> Condition:
+        """Encode a prompt when it is asked for."""
+        words = [*prompt.split(), *[""] * TOKENS][:TOKENS]
+        self[prompt] = Condition({"text": torch.stack([told(word).tensors["text"] for word in words], dim=1)})
+        return self[prompt]

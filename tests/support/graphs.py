@@ -102,6 +102,7 @@ NODES = (
     "ESDSaveErasure",
     "ESDBeforeAfter",
     "ESDMeasure",
+    "ESDAttack",
     "ESDPromptSet",
     "ESDJudgeBaseModel",
     "ESDJudgePrototypes",

@@ -16,7 +16,7 @@ from ....esd.residual import LEVELS, as_spec, hold_out
 from ....esd.settings import Settings
 from ..progress import Progress
 from .conditioning import encode
-from .host_model import as_host_model
+from .host_model import HostModel, as_host_model
 from .oom import translate_oom
 from .pair import PairDenoiser, frozen_denoiser, require_pair
 
@@ -43,6 +43,18 @@ def is_guided(model: Any, base: Any) -> bool:
     ) or ("sampler_cfg_function" in model.model_options and "sampler_cfg_function" not in base.model_options)
 
 
+def compared(model: Any, base: Any) -> tuple[HostModel, HostModel]:
+    """Return the base and the MODEL, in this order; raise EsdError where their predictions do not compare."""
+    hosts = as_host_model(base), as_host_model(model)
+    require_pair(*hosts)
+    if is_guided(model, base):
+        raise EsdError(
+            "This MODEL is guided while it samples, which its predictions alone do not show: connect the MODEL from "
+            "before that node, or judge pictures with Evaluate."
+        )
+    return hosts
+
+
 @dataclass(frozen=True)
 class InModel:
     """The figures of every concept and of every keep prompt."""
@@ -55,13 +67,7 @@ def measure_models(
     model: Any, base: Any, clip: Any, concepts: Sequence[Concept], keeps: Sequence[Keep], choice: MeasureChoice
 ) -> InModel:
     """Measure a MODEL against its base on trajectories of the base; raise EsdError where the two do not compare."""
-    hosts = [as_host_model(each) for each in (base, model)]
-    require_pair(*hosts)
-    if is_guided(model, base):
-        raise EsdError(
-            "This MODEL is guided while it samples, which its predictions alone do not show: connect the MODEL from "
-            "before that node, or judge pictures with Evaluate."
-        )
+    hosts = compared(model, base)
     latent = hosts[0].latent_shape(choice.width, choice.height)
     kept = list(dict.fromkeys(prompt for keep in keeps for prompt in keep.prompts))
     shown = list(dict.fromkeys(concept.student_prompt for concept in concepts))

@@ -22,19 +22,20 @@ Forward = Callable[[int], None]
 class PairDenoiser:
     """A `Denoiser` whose student is a whole MODEL: nothing in it is trained, and both see the base's noise levels."""
 
-    loss_scale = 1.0
     trainable: Mapping[str, torch.nn.Parameter] = {}
 
     def __init__(self, base: HostDenoiser, other: HostDenoiser) -> None:
         self.base, self.other, self.answering = base, other, base
+        self.loss_scale = other.loss_scale
         self.latent_shape, self.device = base.latent_shape, base.device
 
     @contextmanager
     def student(self) -> Iterator[None]:
-        """While it is open, the other MODEL answers."""
+        """While it is open, the other MODEL answers; gradients reach what it is told."""
         self.answering = self.other
         try:
-            yield
+            with self.other.student():
+                yield
         finally:
             self.answering = self.base
 
@@ -71,10 +72,13 @@ def require_pair(base: HostModel, other: HostModel) -> None:
         )
 
 
-def frozen_denoiser(host: HostModel, latent_shape: tuple[int, ...], steps: int, on_forward: Forward) -> HostDenoiser:
+def frozen_denoiser(
+    host: HostModel, latent_shape: tuple[int, ...], steps: int, on_forward: Forward, recomputed: bool = False
+) -> HostDenoiser:
     """Return a MODEL behind the seam with nothing to train in it; call it outside inference mode.
 
-    `steps` are those of the trajectories that will be sampled.
+    `steps` are those of the trajectories that will be sampled.  Where activations are `recomputed`, gradients of what
+    the MODEL is told take little memory.
 
     Weights that no patch changes share the host's memory.
     """
@@ -84,4 +88,5 @@ def frozen_denoiser(host: HostModel, latent_shape: tuple[int, ...], steps: int, 
     network = private_network(host, host.device, host.dtype)
     dtype = compute_dtype(host.dtype, host.device)
     sampling, nothing = host.sampling(latent_shape, steps), make_student(StudentPlan(()), network)
-    return HostDenoiser(network, sampling, nothing, latent_shape, host.device, dtype, on_forward, host.family.backward)
+    asked = host.family.backward
+    return HostDenoiser(network, sampling, nothing, latent_shape, host.device, dtype, on_forward, asked, recomputed)

@@ -16,9 +16,9 @@ from ....esd.concepts import Concept, Keep, prompts_of
 from ....esd.denoiser import Condition
 from ....esd.erasure import Erasure
 from ....esd.errors import EsdError
-from ....esd.passes import planned_passes, streams_of
+from ....esd.passes import planned_passes, together_of
 from ....esd.selection import ParameterInfo, row_slices, select
-from ....esd.settings import Settings, check
+from ....esd.settings import OFF, Settings, check
 from ....esd.train import StepCallback
 from ....esd.until_gone import settled
 from ..families import require_plain_weights
@@ -40,7 +40,7 @@ from .monitor import MonitorOptions, train_or_reuse
 from .numerics import training_numerics
 from .plan import RESIDUAL, Job, Plan, make_denoiser
 from .preview import preview_bytes
-from .start import starting_edits, text_weights
+from .start import robust_keeps, starting_edits, text_weights
 
 log = logging.getLogger("esd")
 
@@ -83,6 +83,10 @@ def erase_model(
     with translate_oom("the prompts were encoded", "close other programs, then queue again"):
         prompts, guidance = prompts_of(concepts, keeps), guidance_of(plan.settings)
         conditions = encode(plan.host, clip, prompts, plan.latent_shape, plan.device, guidance)
+        if plan.settings.robustness != OFF:
+            keeps = [*keeps, robust_keeps(plan, clip, conditions, concepts, keeps)]
+            more = [prompt for prompt in prompts_of(concepts, keeps) if prompt not in conditions]
+            conditions |= encode(plan.host, clip, more, plan.latent_shape, plan.device, guidance)
         start = starting_edits(plan, clip, conditions, concepts, keeps)
     plan = fitted(plan, conditions, keeps, monitor.vae if monitor and monitor.preview_every else None)
     progress = Progress(planned_passes(plan.settings, concepts, keeps), monitor.node if monitor else None)
@@ -160,7 +164,7 @@ def fitted(plan: Plan, conditions: Mapping[str, Condition], keeps: Sequence[Keep
     if plan.host.is_quantised:  # else backward keeps every weight that a layer has made plain
         choices = choices[-1:]
     for gradient_checkpointing in choices:
-        need = estimate(on, plan.settings, plan.device, gradient_checkpointing, streams_of(keeps))
+        need = estimate(on, plan.settings, plan.device, gradient_checkpointing, together_of(plan.settings, keeps))
         need = replace(need, activations=need.activations + cast_bytes(plan.host, plan.dtype), preview=preview)
         need, free = with_room(need, plan.host, plan.device, plan.dtype)
         if need.total <= free:

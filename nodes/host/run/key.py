@@ -35,7 +35,7 @@ def _counted(settings: Settings) -> dict[str, Any]:
     return by_first_name(values)
 
 
-LATER = ("deterministic", "training_guidance", "rank")
+LATER = ("deterministic", "training_guidance", "rank", "robustness")
 """Settings that version 0.1.0 did not have: its runs count as ones with their defaults, and of all steps."""
 
 

@@ -11,9 +11,11 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ....esd.closed_form import is_style, second_moment, staying_prompts, text_edit
-from ....esd.concepts import Concept, Keep
+from ....esd.closed_form import Tokens, is_style, second_moment, staying_prompts, text_edit
+from ....esd.concepts import NULL_PROMPT, Concept, Keep
 from ....esd.denoiser import Condition
+from ....esd.robust import LEVELS, pool
+from ....esd.slots import token_name
 from ..model.conditioning import encode
 from ..model.host_model import HostModel
 from .plan import Plan
@@ -45,22 +47,7 @@ def starting_edits(
     """Solve for the start of a run; nothing where the settings want none."""
     if not plan.settings.closed_form:
         return Start({}, {})
-
-    known = _known(clip)
-
-    def tokens(prompt: str) -> Tensor:
-        told = conditions.get(prompt)
-        return encoded(told) if told else staying(prompt)
-
-    def staying(prompt: str) -> Tensor:
-        if prompt not in known:
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            known[prompt] = encoded(encode(plan.host, clip, [prompt], plan.latent_shape, CPU)[prompt]).float()
-        return known[prompt].double()
-
-    def encoded(told: Condition) -> Tensor:
-        return told.tensors["c_crossattn"][0].detach().double().cpu()
-
+    tokens, staying = _tokens(plan, clip, conditions)
     prompts = staying_prompts(concepts, [prompt for keep in keeps if keep.weight for prompt in keep.prompts])
     moment = second_moment(map(staying, prompts))
     keys, values = text_weights(plan.host, plan.names)
@@ -72,6 +59,35 @@ def starting_edits(
     others = [concept for concept in concepts if not is_style(concept)]
     edits = edits_for(concepts)
     return Start(edits, edits_for(others) if len(others) < len(concepts) else edits)
+
+
+def robust_keeps(
+    plan: Plan, clip: Any, conditions: Mapping[str, Condition], concepts: Sequence[Concept], keeps: Sequence[Keep]
+) -> Keep:
+    """Return what a robust run keeps beside the user's own; raise EsdError for networks that it cannot attack."""
+    token_name(conditions[NULL_PROMPT])
+    kept = [prompt for keep in keeps for prompt in keep.prompts]
+    return pool(concepts, kept, _tokens(plan, clip, conditions)[1], LEVELS[plan.settings.robustness].kept)
+
+
+def _tokens(plan: Plan, clip: Any, conditions: Mapping[str, Condition]) -> tuple[Tokens, Tokens]:
+    """Return what gives a prompt's tokens, and what remembers those of prompts that are the same in every run."""
+    known = _known(clip)
+
+    def tokens(prompt: str) -> Tensor:
+        told = conditions.get(prompt)
+        return encoded(told) if told else remembered(prompt)
+
+    def remembered(prompt: str) -> Tensor:
+        if prompt not in known:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            known[prompt] = encoded(encode(plan.host, clip, [prompt], plan.latent_shape, CPU)[prompt]).float()
+        return known[prompt].double()
+
+    def encoded(told: Condition) -> Tensor:
+        return told.tensors["c_crossattn"][0].detach().double().cpu()
+
+    return tokens, remembered
 
 
 @dataclass
