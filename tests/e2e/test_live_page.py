@@ -25,7 +25,7 @@ def workflow(steps: int) -> dict:
         elif node["type"] == "ESDErase":
             node["widgets_values"] = ["esd-x-strict", steps, 1e-5, 1.0, steps, 4, 0, "start over"]
         elif node["type"] == "ESDConcept":
-            node["widgets_values"][0] = "ink style"  # which takes steps
+            node["widgets_values"][:2] = "sunglasses", "face"  # not named there, so that it takes steps
         elif node["type"] == "ESDBeforeAfter":
             node["widgets_values"][0], node["widgets_values"][2] = "cat", 1
     return made
@@ -64,7 +64,7 @@ def test_followed_reloaded_and_finished(page, host, vue):
     drawn = page.evaluate("""() => [...document.querySelectorAll('[data-esd-live] path')].map(
         path => path.getAttribute('d').split('M').length - 1)""")
     left = page.evaluate("() => document.querySelector('[data-esd-left]').textContent")
-    assert re.fullmatch(r"ink style: \d+ % left", left), left
+    assert re.fullmatch(r"face: \d+ % left", left), left
     assert drawn[0] >= 10 and drawn[1:] == [1, 1]  # a point a step, the mean, and where the run is
     if vue:
         page.evaluate(FINISH)

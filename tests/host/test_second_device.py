@@ -6,7 +6,6 @@ There is no GPU here: `second_device/` makes a second device of ordinary memory 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from support.paths import ROOT
+from support.paths import ROOT, for_a_process
 
 sys.path.append(str(ROOT / "tests" / "support" / "second_device"))
 from states import ALLOWED_TO_DIFFER, FORETOLD, RESIDENCY, STATES  # noqa: E402
@@ -29,10 +28,8 @@ DOCUMENT = ROOT / "docs" / "devices.md"
 def arm(name: str, host: Path, folder: Path) -> dict[str, dict[str, Any]]:
     """All states in a process of its own, since a host takes its device once."""
     out = folder / f"{name}.json"
-    packages = os.pathsep.join(each for each in sys.path if each.endswith("test-packages"))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": packages}
     line = [sys.executable, str(SCRIPT), name, str(host), str(out)]
-    ended = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False)
+    ended = subprocess.run(line, env=for_a_process(), capture_output=True, text=True, timeout=SECONDS, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
     found: dict[str, dict[str, Any]] = json.loads(out.read_text("utf-8"))
     return found

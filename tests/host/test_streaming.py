@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from support.paths import ROOT
+from support.paths import ROOT, for_a_process
 
 COUNT = 6
 
@@ -20,8 +20,10 @@ def test_on_the_second_device() -> None:
     """In a process of its own, since autograd knows only devices that were there at its first backward."""
     cases = ROOT / "tests" / "support" / "second_device" / "streaming_cases.py"
     line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(cases)]
-    ended = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
-    assert ended.returncode == 0 and "8 passed" in ended.stdout, ended.stdout[-3000:]
+    ended = subprocess.run(
+        line, cwd=ROOT, env=for_a_process(), capture_output=True, text=True, timeout=900, check=False
+    )
+    assert ended.returncode == 0 and "8 passed" in ended.stdout, ended.stdout[-3000:] + ended.stderr[-3000:]
 
 
 class Block(nn.Module):
