@@ -201,8 +201,8 @@ FIELDS: dict[str, Field] = {
     "robustness": Field(
         OFF,
         "Also trains against attacks: tokens that bring the concept back are searched as it learns, and erased too, "
-        "while common words near the concept are kept. light and strong take more steps each. For SD1.x, SD2.x and "
-        "SDXL.",
+        "while common words near the concept are kept. light and strong take more steps each. An experiment: on the "
+        "small model light did not withstand more than off. For SD1.x, SD2.x and SDXL.",
         choices=ROBUSTNESS,
         rare=True,
     ),
