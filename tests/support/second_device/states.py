@@ -256,7 +256,14 @@ def streamed(words: str, name: str, **changes: Any) -> None:
 
         with torch.inference_mode(False), world.eager_layers():
             model, text = DEEP[name](), DEEP[name].text
-            usual = {"width": 64, "height": 64, "steps": 3, "trajectory_batch": 1, **changes}
+            usual = {
+                "width": 64,
+                "height": 64,
+                "steps": 3,
+                "trajectory_batch": 1,
+                "gradient_checkpointing": "on",
+                **changes,
+            }
             whole = world.erase(model, text, **usual).weights
             found = {key: whole.change(key) for key in whole.names}
             if world.gpu is None:
