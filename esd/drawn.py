@@ -17,7 +17,7 @@ from .concepts import NULL_PROMPT
 from .denoiser import Condition, Denoiser, batched, predict
 from .examples import TargetSpec
 from .settings import Settings
-from .trajectory import cfg_trajectory
+from .trajectory import TrajectoryStep, cfg_trajectory
 
 STEPS = 5
 """Noise levels of a drawn trajectory, two passes each."""
@@ -29,6 +29,7 @@ PASSES = 2 * STEPS + 2 * len(LEVELS)
 """Network passes of a picture."""
 
 
+@torch.no_grad()
 def shown(
     denoiser: Denoiser,
     conditions: Mapping[str, Condition],
@@ -40,28 +41,29 @@ def shown(
 
     It takes `PASSES` a spec.  No call is larger than those of the training's own trajectories.
     """
-    batches = [specs[i : i + settings.trajectory_batch] for i in range(0, len(specs), settings.trajectory_batch)]
-    return [each for batch in batches for each in _shown(denoiser, conditions, batch, settings, generator)]
+    found: list[bool] = []
+    for start in range(0, len(specs), settings.trajectory_batch):
+        batch = specs[start : start + settings.trajectory_batch]
+        sigmas = denoiser.sigmas(STEPS)[:-1, None].to(denoiser.device).expand(-1, len(batch))
+        noise = torch.randn((len(batch), *denoiser.latent_shape), generator=generator).to(denoiser.device)
+        null, told = conditions[NULL_PROMPT], [conditions[spec.prompt] for spec in batch]
+        with denoiser.student():
+            steps = list(cfg_trajectory(denoiser, noise, null, told, sigmas, settings.guidance_scale))
+        found += _explained(denoiser, conditions, batch, steps)
+    return found
 
 
-@torch.no_grad()
-def _shown(
+def _explained(
     denoiser: Denoiser,
     conditions: Mapping[str, Condition],
     specs: Sequence[TargetSpec],
-    settings: Settings,
-    generator: torch.Generator,
+    steps: Sequence[TrajectoryStep],
 ) -> list[bool]:
-    sigmas = denoiser.sigmas(STEPS)[:-1, None].to(denoiser.device).expand(-1, len(specs))
-    noise = torch.randn((len(specs), *denoiser.latent_shape), generator=generator).to(denoiser.device)
-    prompts = [conditions[spec.prompt] for spec in specs]
-    with denoiser.student():
-        steps = list(cfg_trajectory(denoiser, noise, conditions[NULL_PROMPT], prompts, sigmas, settings.guidance_scale))
-    last = steps[-1]
+    """Return whether the base predicts the end of each trajectory better with what its spec erases than without."""
+    last, both = steps[-1], batched([conditions[p] for p in (*(s.erase for s in specs), *(s.null for s in specs))])
     end = denoiser.denoised(last.guided, last.x, last.sigma)
     closer = torch.zeros(len(specs), dtype=torch.float64)
     for step in (steps[level] for level in LEVELS):
-        both = batched([conditions[p] for p in (*(s.erase for s in specs), *(s.null for s in specs))])
         x, sigma = torch.cat([step.x] * 2), step.sigma.repeat(2)
         apart = denoiser.denoised(predict(denoiser, x, sigma, both), x, sigma) - torch.cat([end] * 2)
         errors = reduce(apart.double().cpu().square(), "b ... -> b", "mean") / step.sigma.cpu().double().repeat(2) ** 2
