@@ -14,8 +14,8 @@ from ..esd.evaluate.report import Report
 from .host.files.evaluation import told
 from .host.files.save import check_name
 from .host.images import attack as host
-from .schema import advanced, finding, saying
-from .sockets import CATEGORY, Concepts, EvaluationReport, JudgeSocket, seed_input
+from .schema import family_size, finding, saying
+from .sockets import CATEGORY, EvaluationReport, JudgeSocket, erased_concepts, model_and_base, seed_input
 from .ui import evaluation as ui
 from .ui.grid import Column, Row, labelled_grid
 
@@ -110,11 +110,10 @@ def _ends(rate: Any) -> tuple[float, float, float]:
 def _what() -> list[io.Input]:
     """Return what is attacked, and who looks for the concept."""
     return [
-        io.Model.Input("model", tooltip="The erased MODEL, or any other of the base's family."),
-        io.Model.Input("base_model", tooltip="The MODEL that it was made from."),
+        *model_and_base(),
         io.Clip.Input("clip", tooltip="The text encoder for both."),
         io.Vae.Input("vae", tooltip="The VAE for both."),
-        Concepts.Input("concepts", tooltip="What was erased: one Concept node or a chain of them."),
+        erased_concepts(),
         JudgeSocket.Input(
             "judge", optional=True, tooltip="What looks for the concept in pictures. Without one the base model does."
         ),
@@ -149,22 +148,5 @@ def _how() -> list[io.Input]:
             tooltip="Where the report goes in the output folder: a page, its data (JSON) and a table (CSV) of every "
             "picture. Empty writes nothing.",
         ),
-        advanced(
-            io.Int.Input,
-            "width",
-            default=0,
-            min=0,
-            max=16384,
-            step=8,
-            tooltip="Width in pixels; 0 is the family's own.",
-        ),
-        advanced(
-            io.Int.Input,
-            "height",
-            default=0,
-            min=0,
-            max=16384,
-            step=8,
-            tooltip="Height in pixels; 0 is the family's own.",
-        ),
+        *family_size(),
     ]

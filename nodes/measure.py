@@ -9,8 +9,8 @@ from comfy_api.latest import io
 from ..esd.concepts import Concept, Keep
 from ..esd.evaluate.report import Report, to_text
 from .host.model.measure import MeasureChoice, measure_models
-from .schema import advanced, finding, saying
-from .sockets import CATEGORY, Concepts, EvaluationReport, Keeps, seed_input
+from .schema import advanced, family_size, finding, saying
+from .sockets import CATEGORY, EvaluationReport, Keeps, erased_concepts, model_and_base, seed_input
 from .ui.evaluation import heat_strip
 
 
@@ -77,10 +77,9 @@ class ESDMeasure(io.ComfyNode):
 def _what() -> list[io.Input]:
     """Return what is measured against what."""
     return [
-        io.Model.Input("model", tooltip="The erased MODEL, or any other of the base's family."),
-        io.Model.Input("base_model", tooltip="The MODEL that it was made from."),
+        *model_and_base(),
         io.Clip.Input("clip", tooltip="The text encoder for both."),
-        Concepts.Input("concepts", tooltip="What was erased: one Concept node or a chain of them."),
+        erased_concepts(),
         Keeps.Input("keep", optional=True, tooltip="Prompts that should be as before (Keep nodes)."),
     ]
 
@@ -104,22 +103,5 @@ def _how() -> list[io.Input]:
             max=1000,
             tooltip="The grid of noise levels, of which six are measured.",
         ),
-        advanced(
-            io.Int.Input,
-            "width",
-            default=0,
-            min=0,
-            max=16384,
-            step=8,
-            tooltip="Width in pixels; 0 is the family's own.",
-        ),
-        advanced(
-            io.Int.Input,
-            "height",
-            default=0,
-            min=0,
-            max=16384,
-            step=8,
-            tooltip="Height in pixels; 0 is the family's own.",
-        ),
+        *family_size(),
     ]

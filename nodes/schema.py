@@ -56,3 +56,19 @@ def setting_input(name: str, optional: bool = False) -> io.Input:
         if field.step is not None and field.step < FINEST:
             given["round"] = False
     return advanced(maker, name, **given) if field.rare else maker(name, **given)
+
+
+def family_size() -> list[io.Input]:
+    """Make the widgets of a size that is the family's own where it is 0."""
+    return [
+        advanced(
+            io.Int.Input,
+            name,
+            default=0,
+            min=0,
+            max=16384,
+            step=8,
+            tooltip=f"{name.capitalize()} in pixels; 0 is the family's own.",
+        )
+        for name in ("width", "height")
+    ]

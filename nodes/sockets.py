@@ -41,3 +41,16 @@ LossMap = io.Custom("LOSS_MAP")
 def seed_input(tooltip: str) -> io.Int.Input:
     """Return a seed as KSampler has it, which stays as it is from run to run."""
     return io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False, tooltip=tooltip)
+
+
+def model_and_base() -> list[io.Input]:
+    """Return a MODEL that something was erased from, and the one before."""
+    return [
+        io.Model.Input("model", tooltip="The erased MODEL, or any other of the base's family."),
+        io.Model.Input("base_model", tooltip="The MODEL that it was made from."),
+    ]
+
+
+def erased_concepts() -> io.Input:
+    """Return what was erased from it."""
+    return Concepts.Input("concepts", tooltip="What was erased: one Concept node or a chain of them.")

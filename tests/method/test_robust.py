@@ -13,25 +13,14 @@ from esd_pack.esd.concepts import Concept, Keep, make_concept, make_keep
 from esd_pack.esd.contexts import KINDS
 from esd_pack.esd.errors import EsdError
 from esd_pack.esd.passes import planned_passes, together_of
-from esd_pack.esd.settings import ALL_STEPS, LIGHT, OFF, STRONG, WHEN_GONE, Settings
+from esd_pack.esd.settings import ALL_STEPS, LIGHT, OFF, STRONG, WHEN_GONE
 from esd_pack.esd.snapshot import read_snapshot, write_snapshot
 from esd_pack.esd.train import Training
 from esd_pack.esd.until_gone import settled
 from support.fakes import FakeConditions, FakeDenoiser, TokenConditions, TokenDenoiser
-from support.small_runs import STEPS, assert_same, outcome
+from support.small_runs import LESSONS, STEPS, assert_same, outcome
 
-SMALL = Settings(
-    steps=12,
-    num_inference_steps=8,
-    samples_per_trajectory=4,
-    trajectory_batch=2,
-    learning_rate=1e-2,
-    guidance_scale=1.0,
-    eta=1.0,
-    stop=ALL_STEPS,
-    closed_form=False,
-    robustness=LIGHT,
-)
+SMALL = replace(LESSONS, steps=12, stop=ALL_STEPS, robustness=LIGHT)
 CAT, HAT = make_concept("cat"), make_concept("hat", "man in a hat")
 KEEP = (make_keep("dog\ntree", 1.0),)
 

@@ -20,19 +20,9 @@ from esd_pack.esd.snapshot import read_snapshot, write_snapshot
 from esd_pack.esd.train import Training, erase
 from esd_pack.esd.until_gone import GoneGauge, gone_at, measuring_passes, settled, shares_by_left
 from support.fakes import FakeConditions, FakeDenoiser
-from support.small_runs import outcome
+from support.small_runs import LESSONS, outcome
 
-LONG = Settings(
-    steps=400,
-    num_inference_steps=8,
-    samples_per_trajectory=4,
-    trajectory_batch=2,
-    learning_rate=1e-2,
-    guidance_scale=1.0,
-    eta=1.0,
-    stop=WHEN_GONE,
-    closed_form=False,
-)
+LONG = replace(LESSONS, steps=400, stop=WHEN_GONE)
 CAT, STYLE = make_concept("cat"), make_concept("ink style")
 ATTRIBUTE = make_concept("hat", erase_from="man outdoors")
 NAMED = make_concept("hat", erase_from="man in a hat")

@@ -28,6 +28,18 @@ SHORT = {
 }
 
 
+LESSONS = Settings(
+    num_inference_steps=8,
+    samples_per_trajectory=4,
+    trajectory_batch=2,
+    learning_rate=1e-2,
+    guidance_scale=1.0,
+    eta=1.0,
+    closed_form=False,
+)
+"""Short trajectories, without guidance, from the model's own weights."""
+
+
 def training(settings: Settings, denoiser: FakeDenoiser | None = None) -> Training:
     return Training(denoiser or FakeDenoiser(), FakeConditions(), CONCEPTS, KEEPS, settings)
 
