@@ -13,6 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from commands.shapes import SHAPES
 from support.family_models import RandomText
 
 FLUX1 = {
@@ -33,27 +34,12 @@ FLUX1 = {
     "txt_ids_dims": [],
 }
 KLEIN = {
-    "image_model": "flux2",
-    "axes_dim": [32] * 4,
+    **SHAPES["FLUX.2 klein 4B"].config,
     "num_heads": 1,
-    "mlp_ratio": 3.0,
-    "theta": 2000,
-    "out_channels": 128,
-    "in_channels": 128,
-    "global_modulation": True,
-    "vec_in_dim": None,
-    "mlp_silu_act": True,
-    "qkv_bias": False,
-    "ops_bias": False,
-    "default_ref_method": "index",
-    "ref_index_scale": 10.0,
-    "patch_size": 1,
     "hidden_size": 128,
     "context_in_dim": 96,
     "depth": 2,
     "depth_single_blocks": 2,
-    "guidance_embed": False,
-    "txt_ids_dims": [3],
 }
 
 
@@ -95,22 +81,13 @@ QWEN = {
     "axes_dims_rope": (8, 12, 12),
 }
 Z_IMAGE = {
-    "image_model": "lumina2",
-    "patch_size": 2,
-    "in_channels": 16,
+    **SHAPES["Z-Image"].config,
     "dim": 384,
     "cap_feat_dim": 48,
     "n_layers": 2,
-    "qk_norm": True,
     "n_heads": 6,
     "n_kv_heads": 6,
     "axes_dims": [16, 24, 24],
-    "axes_lens": [1536, 512, 512],
-    "rope_theta": 256.0,
-    "ffn_dim_multiplier": 8 / 3,
-    "z_image_modulation": True,
-    "time_scale": 1000.0,
-    "pad_tokens_multiple": 32,
 }
 LUMINA = {
     "image_model": "lumina2",
