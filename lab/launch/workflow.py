@@ -14,6 +14,8 @@ MUTED, BYPASSED = 2, 4
 CONTROLS = frozenset({"fixed", "increment", "decrement", "randomize"})
 NOTES = frozenset({"Note", "MarkdownNote"})
 PASS_THROUGH = frozenset({"Reroute"})
+LARGE = frozenset({"erase_from_flux1", "erase_from_flux2_klein", "erase_from_z_image"})
+"""The shipped workflows that cannot be run here: their models are not in the repository."""
 
 
 class _Graph:

@@ -23,13 +23,11 @@ from graph_picture import graph_picture  # noqa: E402
 from help_pictures import save  # noqa: E402
 
 from lab.launch.server import Server  # noqa: E402
-from lab.launch.workflow import MUTED, to_prompt  # noqa: E402
+from lab.launch.workflow import LARGE, MUTED, to_prompt  # noqa: E402
 from lab.paths import OWN_HOST  # noqa: E402
 
 FOLDER = ROOT / "workflows"
 WIDEST, LARGEST = 1200, 100_000
-UNRUN = "erase_from_"
-"""How the names of those begin whose models are not here."""
 
 
 def phases(workflow: dict[str, Any]) -> list[dict[str, Any]]:
@@ -58,7 +56,7 @@ def main(names: list[str]) -> None:
         for name in names or sorted(path.stem for path in FOLDER.glob("*.json")):
             start = time.monotonic()
             workflow = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
-            picture = graph_picture(workflow) if name.startswith(UNRUN) else result(server, workflow)
+            picture = graph_picture(workflow) if name in LARGE else result(server, workflow)
             path = save(picture, FOLDER / f"{name}.jpg", WIDEST, LARGEST)
             size, seconds = path.stat().st_size, time.monotonic() - start
             sys.stdout.write(f"{path.relative_to(ROOT)}: {size} bytes, {seconds:.0f} s\n")

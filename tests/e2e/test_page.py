@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from lab.launch.base import PACK
-from lab.launch.workflow import to_prompt
+from lab.launch.workflow import LARGE, to_prompt
 from support import browser
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,8 +121,7 @@ def tiered(paths):
     return [path if path.stem == "erase_an_object" else pytest.param(path, marks=pytest.mark.full) for path in paths]
 
 
-RUNNABLE = [path for path in WORKFLOWS if not path.stem.startswith("erase_from_")]
-"""The others load models that no test has."""
+RUNNABLE = [path for path in WORKFLOWS if path.stem not in LARGE]
 
 
 @pytest.mark.parametrize("path", tiered(RUNNABLE), ids=lambda path: path.stem)

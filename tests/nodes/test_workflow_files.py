@@ -9,15 +9,12 @@ from pathlib import Path
 import pytest
 
 from lab.launch.base import PACK, PLAYGROUND
-from lab.launch.workflow import to_prompt
+from lab.launch.workflow import LARGE, to_prompt
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted((ROOT / "workflows").glob("*.json"))}
 SITE = "https://github.com/esd-concept-erasure/esd-concept-erasure/raw/main/workflows/models"
 TITLE, NOTES = 30, ("Note", "MarkdownNote")
-LARGE = {"erase_from_flux1", "erase_from_flux2_klein", "erase_from_z_image"}
-"""Those for models that people have; the others load the playground, and run as they ship."""
-
 FILES = {"unet_name": "diffusion_models", "clip_name": "text_encoders", "vae_name": "vae"}
 """Folders of what their loaders take, by the widget's name without its number."""
 
