@@ -33,6 +33,7 @@ class ESDErase(io.ComfyNode):
             **finding(*ALIASES, "fine-tune", "negative LoRA"),
             description="Erases the concepts from a copy of the MODEL by fine-tuning (ESD, ICCV 2023), without images. "
             "The MODEL that comes in stays as it is.",
+            is_output_node=True,  # it shows the run and keeps the result: three nodes are a whole graph
             inputs=[
                 io.Model.Input("model", tooltip="The model to erase from, with its LoRAs if it has any."),
                 io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),

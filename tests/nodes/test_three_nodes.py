@@ -41,6 +41,17 @@ def status(node: str) -> Any:
     return [run for run in registry().runs if run.node == node][-1]
 
 
+def test_nothing_has_to_come_after_it(comfy, node_classes):
+    """The host refuses a graph without an output node; here Erase is one."""
+    g = Graph(comfy)
+    loaded = g.add("ESDLoadModel", ckpt_name=NAME)
+    concepts = g.add("ESDConcept", concept="cat")
+    run = g.add("ESDErase", model=loaded, clip=slot(loaded, 1), concepts=concepts, preview_every=0, start="start over")
+    outcome = g.run()
+    assert outcome.ending == "execution_success", outcome.message
+    assert status(run[0]).state == "finished"
+
+
 def test_it_is_gone_without_a_step(gone):
     """The node says so, shows a picture, and names what was measured."""
     said = gone.weights.metadata
