@@ -70,13 +70,22 @@ class Address:
 
 
 def queue(server: Address, prompt: Json, workflow_id: str) -> str:
-    """Queue an API prompt and return its id; raises ServerError where the server refuses it."""
+    """Queue an API prompt and return its id; raises ServerError where the server refuses it or a part."""
     extra = {"extra_pnginfo": {"workflow": {"id": workflow_id}}}
     try:
         answer = server.post("/prompt", {"prompt": prompt, "client_id": workflow_id, "extra_data": extra})
     except urllib.error.HTTPError as error:
         raise ServerError(describe_refusal(_decoded(error))) from error
-    return str(answer["prompt_id"])
+    return accepted(server, answer)
+
+
+def accepted(server: Address, answer: Json) -> str:
+    """Return the id of a queued prompt; where the server would run it without a faulty part, withdraw it and raise."""
+    prompt_id = str(answer["prompt_id"])
+    if answer.get("node_errors"):
+        withdraw(server, prompt_id)
+        raise ServerError(describe_refusal(answer))
+    return prompt_id
 
 
 def _decoded(error: urllib.error.HTTPError) -> Json:

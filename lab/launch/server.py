@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from commands.talk import Address, Json, ServerError, describe_failure, describe_refusal
+from commands.talk import Address, Json, ServerError, accepted, describe_failure, describe_refusal
 
 from .base import DATABASE, prepare_base
 
@@ -187,7 +187,7 @@ class Server(Address):
             body = await answer.json()
         if answer.status != 200:
             raise ServerError(describe_refusal(body))
-        return str(body["prompt_id"])
+        return accepted(self, body)
 
     async def _events(self, socket_: Any, prompt_id: str, on_event: Callable[[Event], None]) -> Any:
         async for message in socket_:

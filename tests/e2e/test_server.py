@@ -190,7 +190,7 @@ class TestCancelAndErrors:
         said = last["data"]["exception_message"].strip()
         assert said.startswith(message) and "\n" not in said and said.endswith(".")
 
-    def test_a_file_name_that_leaves_the_output_folder_is_refused_before_anything_runs(self, host, weights_only):
+    def test_a_file_name_that_leaves_the_output_folder_is_refused_with_the_whole_graph(self, host, weights_only):
         with pytest.raises(ServerError, match=r'The file name "\.\./\.\./gone" leaves the output folder: use a name'):
             host.run(changed(weights_only, "ESDSaveErasure", filename_prefix="../../gone"))
         assert not list(host.base.parent.glob("gone*")) and not list(host.base.glob("gone*"))

@@ -97,7 +97,7 @@ def test_it_is_said_in_one_sentence_and_the_next_run_works(world, whole, stage):
         with undisturbed(world), listening() as told, pytest.MonkeyPatch.context() as patch:
             STAGES[stage](patch, world, error)
             words = sentence(world.erase(vae=True))
-        assert words.startswith("Memory ran out while ") and ("choose a smaller" in words or "close other" in words)
+        assert words.startswith("Memory ran out while ") and ("choose rank 16" in words or "close other" in words)
         assert stage == "the text encoder" or (told.messages[-1]["state"], told.messages[-1]["message"]) == (
             "failed",
             words,
