@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .concepts import Concept, Keep
+from .drift import drift_passes
 from .examples import keep_specs
-from .robust import attack_passes, drift_passes, level_of
+from .robust import attack_passes, level_of
 from .settings import WHEN_GONE, Settings
 from .step_plan import MIN_STEPS
-from .until_gone import CHECK_EVERY, looking_passes, measuring_passes
+from .until_gone import CHECK_EVERY, LOOK_EVERY, looking_passes, measuring_passes
 
 
 def streams_of(keeps: Sequence[Keep]) -> int:
@@ -34,8 +35,10 @@ def planned_passes(settings: Settings, concepts: Sequence[Concept], keeps: Seque
         levels = settings.num_inference_steps * each / (each + 1)
     checks = settings.steps // CHECK_EVERY + 3
     each_check = measuring_passes(concepts, settings) + looking_passes(concepts, settings)
-    measuring = checks * each_check if settings.stop == WHEN_GONE else 0
     robust = level_of(settings)
+    measuring = 0
+    if settings.stop == WHEN_GONE:
+        measuring += checks * each_check + (settings.steps // LOOK_EVERY + 3) * drift_passes(keeps)
     if robust:
         measuring += settings.examples * attack_passes(robust) + checks * drift_passes(keeps)
     return round(streams_of(keeps) * (drawn / each * 2 * levels + settings.examples) + measuring)

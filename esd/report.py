@@ -36,6 +36,8 @@ def describe(weights: Erasure) -> str:
     lines += [f"{title}: {metadata[key]}" for title, key in PLAIN if metadata.get(key)]
     left = as_dict(metadata.get("esd.left"))
     lines += [f"left of {prompt}: {share} %" for prompt, share in left.items() if as_float(share) is not None]
+    moved = as_dict(metadata.get("esd.moved"))
+    lines += [f"{prompt} moved by {share} %" for prompt, share in moved.items() if as_float(share) is not None]
     values = sum(t.numel() for t in weights.tensors)
     norm = math.sqrt(sum(_squares(weights.change(name)) for name in weights.names))
     lines.append(f"changes {len(weights.names)} tensors, {values:,} values, {weights.get_ram_usage() / 2**20:.1f} MB")

@@ -21,9 +21,8 @@ from torch import Tensor
 from .closed_form import COMMON_WORDS
 from .concepts import NULL_PROMPT, Concept, Keep
 from .denoiser import Condition, Denoiser, batched, predict
-from .examples import Example, keep_specs
-from .random_streams import ATTACKING, DRIFTING, stream_generator
-from .residual import HeldOut, as_spec, hold_out
+from .examples import Example
+from .random_streams import ATTACKING, stream_generator
 from .settings import LIGHT, STRONG, WHEN_GONE, Settings
 from .slots import Slots, move, open_slots
 
@@ -32,9 +31,6 @@ WARM_UP = 5
 
 APART = 0.5
 """How much of a new attack's tokens is chance."""
-
-DRIFT_LEVELS = 2
-"""Noise levels at which the drift of a keep is measured; a pass each."""
 
 
 @dataclass(frozen=True)
@@ -152,49 +148,6 @@ class Adversary:
             values, first, second = (state[f"{place}/{n}"].to(slots.values) for n in ("values", "first", "second"))
             moved = int(state[f"{place}/moved"])
             self.slots[place] = replace(slots, values=values, first=first, second=second, moved=moved)
-
-
-class KeepGauge:
-    """Measures how far the keeps have drifted, so that those which drift most are drawn most."""
-
-    def __init__(
-        self, denoiser: Denoiser, conditions: Mapping[str, Condition], keeps: Sequence[Keep], settings: Settings
-    ) -> None:
-        """Nothing is sampled before the first measurement."""
-        self.denoiser, self.conditions, self.settings = denoiser, conditions, settings
-        self.prompts = [spec.prompt for spec in keep_specs(keeps)]
-        self._held: list[tuple[HeldOut, Tensor]] = []
-
-    @torch.no_grad()
-    def drifts(self) -> list[float]:
-        """Return |eps_student(k) - eps_base(k)| of each keep, the mean over a few held-out points."""
-        if not self._held:
-            specs = [as_spec(prompt) for prompt in self.prompts]
-            draw = stream_generator(self.settings.seed, DRIFTING)
-            held = hold_out(self.denoiser, self.conditions, specs, self.settings, draw, DRIFT_LEVELS)
-            self._held = [(each, self._answers(each)) for each in held]
-        found = []
-        with self.denoiser.student():
-            for points, base in self._held:
-                found.append(float((self._answers(points) - base).square().mean().sqrt()))
-        return found
-
-    def _answers(self, points: HeldOut) -> Tensor:
-        told = batched([self.conditions[points.prompt]])
-        pairs = zip(points.x.split(1), points.sigma.split(1), strict=True)
-        return torch.cat([predict(self.denoiser, x, sigma, told) for x, sigma in pairs])
-
-    def shares(self) -> list[float]:
-        """Return the share of each keep: exp(d / T), T the median drift; even where nothing has moved."""
-        drifts = torch.tensor(self.drifts(), dtype=torch.float64)
-        usual = drifts.median().clamp(min=1e-12)
-        found: list[float] = (drifts / usual).clamp(max=4).exp().tolist()
-        return found
-
-
-def drift_passes(keeps: Sequence[Keep]) -> int:
-    """Network passes of one measurement of the keeps."""
-    return DRIFT_LEVELS * len(keep_specs(keeps))
 
 
 def attack_passes(level: Level) -> int:

@@ -12,21 +12,22 @@ from torch import Tensor
 
 from .concepts import Concept, Keep
 from .denoiser import Condition, Denoiser, batched, predict
+from .drift import Drift, KeepGauge, shares_by_drift
 from .errors import EsdError
 from .examples import Example, StreamState
 from .objective import loss
 from .optimizers import make_optimizer
-from .robust import Adversary, KeepGauge, level_of
+from .robust import Adversary, level_of
 from .settings import WHEN_GONE, Settings
 from .streams import make_streams, next_micro_batches
-from .until_gone import CHECK_EVERY, GoneGauge, Left, shares_by_left
+from .until_gone import CHECK_EVERY, LOOK_EVERY, GoneGauge, Left, shares_by_left
 
 
 @dataclass(frozen=True)
 class Step:
     """What one optimiser step reports; `loss` is the mean over its examples, `sigma` the first one's noise level.
 
-    `left` is what was last measured of each concept, and `total` the most steps that there can be.
+    `left` is what was last measured of each concept, `drifts` of each keep; `total` is the most steps there can be.
     """
 
     index: int
@@ -35,6 +36,7 @@ class Step:
     sigma: float
     prompt: str
     left: Sequence[Left] = ()
+    drifts: Sequence[Drift] = ()
 
 
 StepCallback = Callable[[Step], bool]
@@ -86,11 +88,12 @@ class Training:
         self.losses: list[float] = []
         self.worst: list[float] = []
         self.left: Sequence[Left] = ()
+        self.drifts: Sequence[Drift] = ()
         self.is_gone = False
         self._gauge: GoneGauge | None = None
         robust = level_of(settings)
         self.adversary = Adversary(denoiser, conditions, concepts, settings, robust) if robust else None
-        self._keeps = KeepGauge(denoiser, conditions, keeps, settings) if robust and len(self.streams) > 1 else None
+        self._keeps = KeepGauge(denoiser, conditions, keeps, settings) if len(self.streams) > 1 else None
         self._resume_point: _Point | None = self._point()
 
     def __iter__(self) -> Iterator[Step]:
@@ -107,7 +110,7 @@ class Training:
             self.losses.append(value)
             self._resume_point = self._point()
             self._check_when_due()
-            yield Step(index, self.settings.steps, value, micro[0][0].sigma, micro[0][0].prompt, self.left)
+            yield Step(index, self.settings.steps, value, micro[0][0].sigma, micro[0][0].prompt, self.left, self.drifts)
 
     @property
     def is_complete(self) -> bool:
@@ -117,8 +120,9 @@ class Training:
     def _check_when_due(self) -> None:
         if len(self.losses) % CHECK_EVERY:
             return
-        if self._keeps:
-            self.streams[1].share(self._keeps.shares())
+        if self._keeps and self.adversary:
+            self.drifts = self._keeps.measure()
+            self.streams[1].share(shares_by_drift(self.drifts))
             self._resume_point = self._point()
         if self.settings.stop != WHEN_GONE:
             return
@@ -141,6 +145,8 @@ class Training:
         self.worst[len(self.losses) // CHECK_EVERY :] = [max(each.worst for each in self.left)]
         self.streams[0].share(shares_by_left(self.concepts, self.left))
         self.is_gone = self.adversary.is_enough(is_gone, len(self.losses)) if self.adversary else is_gone
+        if self._keeps and not self.adversary and (self.is_complete or len(self.losses) % LOOK_EVERY == 0):
+            self.drifts = self._keeps.measure()
         self._resume_point = self._point()
 
     def _point(self) -> _Point:

@@ -131,6 +131,15 @@ class TestPreviews:
         assert json.loads(outcome["weights"].metadata["esd.left"]) == {"cat": left[-1][0]["percent"]}
         assert same(outcome, whole)
 
+    @pytest.mark.parametrize("stop", ["when gone", "after all steps"])
+    def test_how_far_the_keeps_have_moved_is_told_and_kept(self, world, runs, told, stop):
+        """At the end of a run that measures by itself, and with the previews of one that does not."""
+        outcome = erase(world, keep="dog", preview_every=5, steps=10, stop=stop)
+        moved = json.loads(outcome["weights"].metadata["esd.moved"])
+        assert set(moved) == {"dog"} and moved["dog"] > 0
+        assert told.messages[-1]["moved"] == {"prompt": "dog", "percent": moved["dog"]}
+        assert all(m["moved"] is None for m in told.messages[:1])
+
     def test_a_measure_that_fails_costs_no_training(self, world, runs, told, whole, monkeypatch):
         def fail(*values):
             raise RuntimeError("no measure today")

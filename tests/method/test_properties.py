@@ -22,6 +22,7 @@ from esd_pack.esd import (
     contexts,
     denoiser,
     drawn,
+    drift,
     erasure,
     errors,
     examples,
@@ -774,7 +775,11 @@ class TestJudgedAndMerged:
         ]
         light, strong = (robust.level_of(replace(few, robustness=each)) for each in ("light", "strong"))
         assert robust.level_of(few) is None and robust.attack_passes(light) < robust.attack_passes(strong)
-        assert robust.drift_passes(keeps) == robust.DRIFT_LEVELS * keeping
+        assert drift.drift_passes(keeps) == drift.LEVELS * keeping
+        moved = [drift.Drift(f"{place}", 1.0 + place, 2.0 * (place % 3)) for place in range(max(keeping, 1))]
+        shares, telling = drift.shares_by_drift(moved), [each for each in moved if each.effect]
+        assert shares == sorted(shares) and min(shares) >= 1
+        assert list(drift.percents(moved)) == [each.prompt for each in telling]
 
     @examples_of(20)
     @given(TEXTS, TEXTS, st.integers(0, 4), st.integers(0, 2**32))

@@ -131,9 +131,10 @@ export function figures(run) {
   return parts.join(" \u00b7 ");
 }
 
-/** How much of each concept the student still has. */
+/** How much of each concept the student still has, and the keep that has moved most. */
 export function left(run) {
   const parts = (run?.left ?? []).map((each) => `${each.prompt}: ${each.percent} % left`);
+  if (run?.moved) parts.push(`keeps: "${run.moved.prompt}" moved most, by ${run.moved.percent} %`);
   return parts.join(" \u00b7 ");
 }
 

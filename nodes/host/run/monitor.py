@@ -12,6 +12,7 @@ from typing import Any
 import comfy.model_management
 import torch
 
+from ....esd.drift import Drift, KeepGauge, percents
 from ....esd.erasure import Erasure
 from ....esd.errors import EsdError
 from ....esd.settings import WHEN_GONE
@@ -103,6 +104,7 @@ def _cached_result(
         return None
     live.losses = found.losses
     live.left = json.loads(found.weights.metadata.get("esd.left", "{}"))
+    live.moved = json.loads(found.weights.metadata.get("esd.moved", "{}"))
     message = f"taken from output/esd/runs/{folder.path.name}: trained before with the same inputs"
     if not found.complete:
         message += f', and finished early after {len(found.losses)} steps (start: "resume" continues)'
@@ -123,6 +125,7 @@ class MonitoredRun:
         self.failures: dict[str, str] = {}
         self.training: Training | None = None
         self.gauge: GoneGauge | None = None
+        self.keeps: KeepGauge | None = None
 
     def train(self) -> Result:
         """Resume from a snapshot or begin; what has been learnt is kept however it ends."""
@@ -139,7 +142,7 @@ class MonitoredRun:
 
     def _show_start(self, training: Training) -> None:
         """Show what needed no step."""
-        self._show_left(training.left)
+        self._show_left(training.left, training.drifts)
         if self.monitor.preview_every:
             self._best_effort("preview", self._preview)
 
@@ -166,7 +169,7 @@ class MonitoredRun:
         self.live.memory_peak = self.job.gauge.peak
         self.live.passes, self.live.passes_left = progress.done - progress.skipped, progress.total - progress.done
         if step.left:
-            self._show_left(step.left)
+            self._show_left(step.left, step.drifts)
         self.shown.step(self.live, step)
         done, last = step.index + 1, step.index + 1 == step.total
         if self.monitor.preview_every and (done % self.monitor.preview_every == 0 or done == 1 or last):
@@ -180,10 +183,12 @@ class MonitoredRun:
     def _measure(self) -> None:
         job = self.job
         self.gauge = self.gauge or GoneGauge(job.denoiser, job.conditions, job.concepts, job.plan.settings)
-        self._show_left(self.gauge.measure())
+        self.keeps = self.keeps or KeepGauge(job.denoiser, job.conditions, job.keeps, job.plan.settings)
+        self._show_left(self.gauge.measure(), self.keeps.measure())
 
-    def _show_left(self, left: Sequence[Left]) -> None:
+    def _show_left(self, left: Sequence[Left], drifts: Sequence[Drift]) -> None:
         self.live.left = {each.prompt: each.percent for each in left}
+        self.live.moved = percents(drifts)
 
     def _preview(self) -> None:
         start = time.monotonic()
@@ -206,7 +211,7 @@ class MonitoredRun:
 
     def _result(self, training: Training) -> Result:
         losses, complete = training.losses, training.is_complete
-        weights = self.job.weights(self.origin, training, self.live.left)
+        weights = self.job.weights(self.origin, training, self.live.left, self.live.moved)
         if not complete:
             self._keep_snapshot()
         self._best_effort("result", lambda: self.folder.keep_result(weights, losses, complete))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ....esd.concepts import Concept, Keep
 from ....esd.denoiser import Condition
+from ....esd.drift import percents
 from ....esd.erasure import Erasure
 from ....esd.settings import Settings
 from ....esd.students import StudentPlan, make_student
@@ -86,12 +87,22 @@ class Job:
         settings = self.plan.settings
         return erase(self.denoiser, self.conditions, self.concepts, settings, self.keeps, on_start, on_step, start_over)
 
-    def weights(self, origin: Origin, training: Training, left: Mapping[str, int] | None = None) -> Erasure:
-        """Return what was learnt, under the host's names; `origin` is what the base was, `left` what was measured."""
+    def weights(
+        self,
+        origin: Origin,
+        training: Training,
+        left: Mapping[str, int] | None = None,
+        moved: Mapping[str, int] | None = None,
+    ) -> Erasure:
+        """Return what was learnt, under the host's names.
+
+        `origin` is what the base was; `left` of concepts and how far keeps have `moved` are what was measured, where
+        that was not in the training.
+        """
         plan, done = self.plan, len(training.losses)
         about = run_metadata(self.concepts, self.keeps, plan.settings, plan.host.family, origin, done)
         learnt = self.denoiser.learner.erasure(NETWORK_PREFIX)
-        return replace(learnt, metadata={**about, **_measured(training, left)})
+        return replace(learnt, metadata={**about, **_measured(training, left, moved)})
 
 
 def make_denoiser(
@@ -119,11 +130,12 @@ def student_seed(seed: int) -> int:
     return (seed + 0x5DEECE66D) % 2**63
 
 
-def _measured(training: Training, left: Mapping[str, int] | None) -> dict[str, str]:
-    """Return what was found to be left, in per cent by prompt, and the worst residual of every check, as metadata."""
-    left = left or {each.prompt: each.percent for each in training.left}
+def _measured(training: Training, left: Mapping[str, int] | None, moved: Mapping[str, int] | None) -> dict[str, str]:
+    """Return what is left and what has moved, in per cent by prompt, and the worst residual of every check."""
+    left, moved = left or {each.prompt: each.percent for each in training.left}, moved or percents(training.drifts)
     worst = {"every": CHECK_EVERY, "worst": [round(rho, 3) for rho in training.worst]}
     return {
         **({"esd.left": json.dumps(left)} if left else {}),
+        **({"esd.moved": json.dumps(moved)} if moved else {}),
         **({RESIDUAL: json.dumps(worst)} if training.worst else {}),
     }

@@ -53,6 +53,8 @@ class RunStatus:
     memory_peak: int | None = None
     left: dict[str, int] = field(default_factory=dict)
     """Percent that is left of each concept, by its prompt."""
+    moved: dict[str, int] = field(default_factory=dict)
+    """Percent by which each keep has drifted, by its prompt."""
     sent: int = 0
     sent_at: float = 0.0
 
@@ -82,8 +84,16 @@ class RunStatus:
             "memory_foretold": self.memory_foretold,
             "memory_peak": self.memory_peak,
             "left": [{"prompt": prompt[:LONGEST_PROMPT], "percent": left} for prompt, left in self.left.items()],
+            "moved": self._moved_most(),
             "seconds": round((self.ended or time.monotonic()) - self.begun, 1),
         }
+
+    def _moved_most(self) -> dict[str, Any] | None:
+        """Return the keep that has drifted most."""
+        if not self.moved:
+            return None
+        prompt, percent = max(self.moved.items(), key=lambda each: each[1])
+        return {"prompt": prompt[:LONGEST_PROMPT], "percent": percent}
 
 
 class RunRegistry:
