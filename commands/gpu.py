@@ -62,7 +62,8 @@ def measure(on: Subject, rank: int, steps: int) -> Json:
     from esd_pack.esd.settings import ALL_STEPS, OWN_WORDS, Settings
     from esd_pack.nodes.host.run.erase import erase_model
 
-    settings = Settings(steps=steps, rank=rank, eta=1.0, stop=ALL_STEPS, contexts=OWN_WORDS, closed_form=False)
+    fixed = {"learning_rate": 1e-4, "eta": 1.0, "stop": ALL_STEPS, "contexts": OWN_WORDS, "closed_form": False}
+    settings = Settings(steps=steps, rank=rank, **fixed)
     settings = replace(settings, width=on.side, height=on.side)
     settings = replace(settings, samples_per_trajectory=1, trajectory_batch=1, buffer_size=1)
     ends: list[float] = []

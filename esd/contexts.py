@@ -24,7 +24,10 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 }
 """What is said around the concept, by kind; [carrier] is each carrier in turn."""
 
-CARRIERS = ("cat", "house", "car", "tree", "apple", "dog", "boat", "flower")
+CARRIERS = (
+    *("cat", "house", "car", "tree", "apple", "dog", "boat", "flower"),
+    *("bird", "chair", "mountain", "train", "fish", "clock", "cup", "hat"),
+)
 """Plain things that most models draw."""
 
 ETA = {"object": 1.0, "style": 3.0, "attribute": 4.0}

@@ -34,11 +34,13 @@ def planned_passes(settings: Settings, concepts: Sequence[Concept], keeps: Seque
     else:  # the mean of the last of so many random levels
         levels = settings.num_inference_steps * each / (each + 1)
     checks = settings.steps // CHECK_EVERY + 3
-    each_check = measuring_passes(concepts, settings) + looking_passes(concepts, settings)
     robust = level_of(settings)
-    measuring = 0
-    if settings.stop == WHEN_GONE:
-        measuring += checks * each_check + (settings.steps // LOOK_EVERY + 3) * drift_passes(keeps)
+    measuring, until_gone = 0, settings.stop == WHEN_GONE
+    if until_gone or not settings.learning_rate:
+        measuring += checks * measuring_passes(concepts, settings)
+        measuring += (settings.steps // LOOK_EVERY + 3) * drift_passes(keeps)
+    if until_gone:
+        measuring += checks * looking_passes(concepts, settings)
     if robust:
         measuring += settings.examples * attack_passes(robust) + checks * drift_passes(keeps)
     return round(streams_of(keeps) * (drawn / each * 2 * levels + settings.examples) + measuring)

@@ -16,6 +16,7 @@ PLAIN = (
     ("eta", "esd.eta"),
     ("steps", "esd.steps"),
     ("learning rate", "esd.learning_rate"),
+    ("learning rate found", "esd.learning_rate_found"),
     ("seed", "esd.seed"),
     ("family", "esd.family"),
     ("base file", "esd.base_file"),

@@ -32,7 +32,8 @@ LEVELS = 6
 class HeldOut:
     """One trajectory under a prompt that no training example comes from: x "n c h w", sigma "n".
 
-    `base` is eps_base(prompt) - eps_base(null), and `change` is eps_base(erase) - eps_base(null), "n c h w" each.
+    `base` is eps_base(prompt) - eps_base(null), `change` is eps_base(erase) - eps_base(null), and `silent` is
+    eps_base(null), "n c h w" each.
     """
 
     prompt: str
@@ -41,6 +42,7 @@ class HeldOut:
     sigma: Tensor
     base: Tensor
     change: Tensor
+    silent: Tensor
 
 
 def hold_out(
@@ -90,29 +92,42 @@ def _row(
         told = batched([conditions[prompt]])
         known[prompt] = torch.cat([predict(denoiser, x[i : i + 1], sigma[i : i + 1], told) for i in range(len(x))])
     null = known[spec.null]
-    return HeldOut(spec.prompt, spec.null, x, sigma, known[spec.prompt] - null, known[spec.erase] - null)
+    return HeldOut(spec.prompt, spec.null, x, sigma, known[spec.prompt] - null, known[spec.erase] - null, null)
 
 
-@torch.no_grad()
 def signed_residuals(
     denoiser: Denoiser, conditions: Mapping[str, Condition], points: Sequence[HeldOut], at_most: int = 2
 ) -> list[Tensor]:
-    """Measure rho of the student at each level ("n") of each trajectory; 2 passes a level.
+    """Measure rho of the student at each level ("n") of each trajectory, as `residuals_and_drifts` does."""
+    return [rho for rho, _ in residuals_and_drifts(denoiser, conditions, points, at_most)]
 
-    No call holds more than `at_most` samples, or a level's two.
+
+@torch.no_grad()
+def residuals_and_drifts(
+    denoiser: Denoiser, conditions: Mapping[str, Condition], points: Sequence[HeldOut], at_most: int = 2
+) -> list[tuple[Tensor, float]]:
+    """Measure rho of the student at each level ("n") of each trajectory, and how far the empty prompt has drifted.
+
+    That is |eps_student(null) - eps_base(null)| / |b|, over all levels; in a context the carrier is in its place.
+    It takes 2 passes a level.  No call holds more than `at_most` samples, or a level's two.
     """
     x, sigma = torch.cat([p.x for p in points]), torch.cat([p.sigma for p in points])
     asked = [(conditions[p.prompt], conditions[p.null]) for p in points for _ in p.x]
-    moved, size = [], max(1, at_most // 2)
+    moved, silent, size = [], [], max(1, at_most // 2)
     with denoiser.student():
         for start in range(0, len(x), size):
             rows = slice(start, start + size)
             both = batched([told for prompts in zip(*asked[rows], strict=True) for told in prompts])
             cond, uncond = predict(denoiser, torch.cat([x[rows]] * 2), sigma[rows].repeat(2), both).chunk(2)
             moved.append((cond - uncond).flatten(1))
+            silent.append(uncond)
     base, change = (torch.cat([getattr(p, name) for p in points]).flatten(1) for name in ("base", "change"))
-    rho = 1 + ((torch.cat(moved) - base) * change).sum(1) / change.square().sum(1).clamp(min=1e-30)
-    return list(rho.split([len(p.x) for p in points]))
+    effect = change.square().sum(1).clamp(min=1e-30)
+    rho = 1 + ((torch.cat(moved) - base) * change).sum(1) / effect
+    drift = (torch.cat(silent) - torch.cat([p.silent for p in points])).flatten(1).square().sum(1)
+    levels = [len(p.x) for p in points]
+    drifts = [float((d.sum() / e.sum()).sqrt()) for d, e in zip(drift.split(levels), effect.split(levels), strict=True)]
+    return list(zip(rho.split(levels), drifts, strict=True))
 
 
 def signed_residual(denoiser: Denoiser, conditions: Mapping[str, Condition], points: HeldOut) -> float:

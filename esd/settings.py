@@ -52,9 +52,10 @@ FIELDS: dict[str, Field] = {
         official="iterations",
     ),
     "learning_rate": Field(
-        4e-4,
-        "Step size of the optimiser. 1e-5 (paper) to 2e-4; too high turns pictures to noise.",
-        1e-8,
+        0.0,
+        "Step size of the optimiser. 0 lets the run find its own, from how fast the concept goes in its first steps. "
+        "Published: 1e-5 to 2e-4; too high turns pictures to noise.",
+        0.0,
         1.0,
         official="lr",
         step=1e-6,
@@ -270,8 +271,6 @@ class Settings:
 
 def check(settings: Settings) -> Settings:
     """Return the settings themselves, or raise an EsdError that names the first one that cannot be used."""
-    if settings.learning_rate == 0:
-        raise EsdError("learning_rate is 0, so nothing would change: the paper used 1e-5.")
     if -1 < settings.eta < 0:
         raise EsdError(f"eta is {settings.eta:g}: it must be 0 or more, or -1 to choose it by the kind of the concept.")
     for name, field in FIELDS.items():

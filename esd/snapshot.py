@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from .errors import EsdError
 from .examples import Example, StreamState
 from .files.lazy import open_tensors
 from .files.safetensors_write import write_safetensors
+from .step_size import Pace
 from .train import Snapshot
 
 FORMAT = "esd-snapshot-1"
@@ -27,6 +29,8 @@ def write_snapshot(snapshot: Snapshot, path: Path, run: str) -> None:
     """Write a snapshot under a name that stands for the run's inputs, all or nothing; EsdError as for any file."""
     tensors: Tensors = {"losses": torch.tensor(snapshot.losses, dtype=torch.float64)}
     tensors["worst"] = torch.tensor(list(snapshot.worst), dtype=torch.float64)
+    if snapshot.pace:
+        tensors["pace"] = torch.tensor(astuple(snapshot.pace), dtype=torch.float64)
     tensors |= {f"student/{name}": tensor for name, tensor in snapshot.student.items()}
     tensors |= {f"adversary/{name}": tensor for name, tensor in snapshot.adversary.items()}
     numbers: dict[str, Any] = {}
@@ -96,7 +100,12 @@ def _snapshot(stored: Mapping[str, Tensor], text: Mapping[str, str], denoiser: D
     ]
     worst = stored["worst"].tolist() if "worst" in stored else []
     adversary = {name.removeprefix("adversary/"): t for name, t in _beginning("adversary/", stored).items()}
-    return Snapshot(stored["losses"].tolist(), student, optimizer, streams, worst, adversary)
+    pace = _pace(*stored["pace"].tolist()) if "pace" in stored else None
+    return Snapshot(stored["losses"].tolist(), student, optimizer, streams, worst, adversary, pace)
+
+
+def _pace(rate: float, step: float, *measured: float) -> Pace:
+    return Pace(rate, int(step), *measured)
 
 
 def _beginning(prefix: str, stored: Mapping[str, Tensor]) -> Tensors:

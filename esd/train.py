@@ -19,6 +19,7 @@ from .objective import loss
 from .optimizers import make_optimizer
 from .robust import Adversary, level_of
 from .settings import WHEN_GONE, Settings
+from .step_size import Pace, StepSize, first_rate
 from .streams import make_streams, next_micro_batches
 from .until_gone import CHECK_EVERY, LOOK_EVERY, GoneGauge, Left, shares_by_left
 
@@ -55,6 +56,8 @@ class Snapshot:
     """The worst residual before the first step, and at each check after it."""
     adversary: Mapping[str, Tensor] = field(default_factory=dict)
     """The attacks of a robust run."""
+    pace: Pace | None = None
+    """Where the run finds its learning rate."""
 
 
 _Point = tuple[Sequence[StreamState], Mapping[str, Tensor]]
@@ -84,7 +87,8 @@ class Training:
         self.denoiser, self.conditions, self.concepts, self.settings = denoiser, conditions, concepts, settings
         self._start_over = start_over
         self.streams = make_streams(denoiser, conditions, concepts, keeps, settings)
-        self.optimizer = make_optimizer(settings.optimizer, list(denoiser.trainable.values()), settings.learning_rate)
+        self.optimizer = make_optimizer(settings.optimizer, list(denoiser.trainable.values()), first_rate(settings))
+        self.step_size = None if settings.learning_rate else StepSize(self.optimizer, settings)
         self.losses: list[float] = []
         self.worst: list[float] = []
         self.left: Sequence[Left] = ()
@@ -124,7 +128,7 @@ class Training:
             self.drifts = self._keeps.measure()
             self.streams[1].share(shares_by_drift(self.drifts))
             self._resume_point = self._point()
-        if self.settings.stop != WHEN_GONE:
+        if self.settings.stop != WHEN_GONE and not self.step_size:
             return
         if self.losses or self.settings.closed_form:
             self._check()
@@ -138,12 +142,17 @@ class Training:
         """
         if self._gauge is None:
             self._gauge = GoneGauge(self.denoiser, self.conditions, self.concepts, self.settings)
-        self.left, is_gone = self._gauge.check(len(self.losses))
+        until_gone = self.settings.stop == WHEN_GONE  # else it measures for the rate's sake
+        self.left, is_gone = self._gauge.check(len(self.losses)) if until_gone else (self._gauge.measure(), False)
         if not self.losses and any(each.shown for each in self.left):
             self._start_over()
             self.left = self._gauge.measure()
-        self.worst[len(self.losses) // CHECK_EVERY :] = [max(each.worst for each in self.left)]
-        self.streams[0].share(shares_by_left(self.concepts, self.left))
+        check = len(self.losses) // CHECK_EVERY
+        if self.step_size and check >= len(self.worst):  # a resumed run may repeat one
+            self.step_size.measured(self.left, len(self.losses))
+        self.worst[check:] = [max(each.worst for each in self.left)]
+        if until_gone:
+            self.streams[0].share(shares_by_left(self.concepts, self.left))
         self.is_gone = self.adversary.is_enough(is_gone, len(self.losses)) if self.adversary else is_gone
         if self._keeps and not self.adversary and (self.is_complete or len(self.losses) % LOOK_EVERY == 0):
             self.drifts = self._keeps.measure()
@@ -159,7 +168,8 @@ class Training:
             return None
         state = self.optimizer.state_dict()["state"]
         streams, adversary = self._resume_point
-        return Snapshot(list(self.losses), self.denoiser.trainable, state, streams, list(self.worst), adversary)
+        pace, worst = self.step_size.pace if self.step_size else None, list(self.worst)
+        return Snapshot(list(self.losses), self.denoiser.trainable, state, streams, worst, adversary, pace)
 
     def resume(self, snapshot: Snapshot) -> None:
         """Go on from a snapshot of a run with the same inputs, bit for bit as if it had not been stopped."""
@@ -172,6 +182,8 @@ class Training:
             stream.state = state
         if self.adversary:
             self.adversary.restore(snapshot.adversary)
+        if self.step_size and snapshot.pace:
+            self.step_size.set(snapshot.pace)
         self.losses, self.worst = list(snapshot.losses), list(snapshot.worst)
         self._resume_point = self._point()
 
@@ -207,7 +219,7 @@ def fit(
     settings: Settings,
 ) -> list[float]:
     """Take one optimiser step for each list of micro-batches of given examples; return the losses."""
-    optimizer = make_optimizer(settings.optimizer, list(denoiser.trainable.values()), settings.learning_rate)
+    optimizer = make_optimizer(settings.optimizer, list(denoiser.trainable.values()), first_rate(settings))
     losses: list[float] = []
     for index, micro in enumerate(batches):
         losses.append(accumulate_gradients(denoiser, conditions, optimizer, micro, index))

@@ -18,7 +18,7 @@ from .denoiser import Condition, Denoiser
 from .drawn import PASSES, shown
 from .examples import TargetSpec, context_specs, target_spec
 from .random_streams import CONFIRMING, LOOKING, MEASURING, stream_generator
-from .residual import HeldOut, hold_out, percent_left, signed_residuals
+from .residual import HeldOut, hold_out, percent_left, residuals_and_drifts
 from .settings import BY_KIND, WHEN_GONE, Settings
 
 CHECK_EVERY = 10
@@ -73,6 +73,8 @@ class Left:
     limits: Mapping[str, float]
     shown: float | None = None
     """The share of the student's pictures that show it, where those were looked at."""
+    drift: float = 0.0
+    """How far the prompts without it have drifted, at most, as a share of what it did."""
 
     @property
     def worst(self) -> float:
@@ -134,12 +136,13 @@ class GoneGauge:
     def measure(self) -> list[Left]:
         """Return what is left of each concept; `measuring_passes` a time."""
         points, at_most = [each.points for each in self.measured], 2 * self.settings.trajectory_batch
-        found = signed_residuals(self.denoiser, self.conditions, points, at_most)
-        rows = [(m.concept, m.points.prompt, float(rho.mean())) for m, rho in zip(self.measured, found, strict=True)]
+        found = zip(self.measured, residuals_and_drifts(self.denoiser, self.conditions, points, at_most), strict=True)
+        rows = [(m.concept, m.points.prompt, float(rho.mean()), drift) for m, (rho, drift) in found]
         left = []
         for index, concept in enumerate(self.concepts):
-            residuals = {prompt: rho for i, prompt, rho in rows if i == index}
-            left.append(Left(concept.student_prompt, residuals, {p: gone_at(concept, p) for p in residuals}))
+            residuals = {prompt: rho for i, prompt, rho, _ in rows if i == index}
+            limits, drift = {p: gone_at(concept, p) for p in residuals}, max(d for i, *_, d in rows if i == index)
+            left.append(Left(concept.student_prompt, residuals, limits, drift=drift))
         return left
 
     def check(self, done: int) -> tuple[list[Left], bool]:

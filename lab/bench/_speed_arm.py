@@ -114,6 +114,7 @@ def arm_settings(on: Subject, chosen: argparse.Namespace) -> Any:
         height=side,
         gradient_checkpointing=gradient_checkpointing,
         optimizer=chosen.optimizer,
+        learning_rate=1e-4,
         eta=1.0,
         stop=ALL_STEPS,
     )

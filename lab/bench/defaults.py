@@ -1,7 +1,8 @@
 """Do the shipped defaults erase every kind of task? `python run.py bench defaults` judges each, seed by seed.
 
 Objects, styles, attributes, a replacement, and several concepts in one run, each judged by both judges on prompts that
-the training never saw too.  `--preset official-2026` runs a published procedure instead.
+the training never saw too.  `--preset official-2026` runs a published procedure instead; `--from-nothing`, `--rank`,
+`--method` and `--rate` change one thing each.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from _playground_run import MODELS, SIZE, Playground, write_json
@@ -112,17 +113,19 @@ class Bench:
             self.base[tuple(judged)] = self.hits(self.world.loaded.model, judged)
         return self.base[tuple(judged)]
 
-    def run(self, task: Task, seed: int, preset: str) -> dict[str, Any]:
+    def run(self, task: Task, seed: int, preset: str, **changes: Any) -> dict[str, Any]:
         """One row: erase, draw, judge."""
         from esd_pack.esd.concepts import make_concept
         from esd_pack.esd.presets import with_preset
         from esd_pack.esd.settings import Settings
 
-        settings = with_preset(Settings(**SIZE, seed=seed), preset)
+        settings = replace(with_preset(Settings(**SIZE, seed=seed), preset), **changes)
         concepts = [make_concept(**each) for each in task.concepts]
         erased, seconds = self.world.erase(concepts, [], settings)
-        row = {"task": task.name, "seed": seed, "preset": preset, "steps": len(erased.losses), "passes": erased.passes}
-        row |= {"seconds": round(seconds, 1), "left": json.loads(erased.weights.metadata.get("esd.left", "{}"))}
+        told = erased.weights.metadata
+        row = {"task": task.name, "seed": seed, "preset": preset, **changes}
+        row |= {"steps": len(erased.losses), "passes": erased.passes, "seconds": round(seconds, 1)}
+        row |= {"rate": float(told.get("esd.learning_rate_found", 0)), "left": json.loads(told.get("esd.left", "{}"))}
         return {**row, **self.counts(erased.model, task)}
 
     def counts(self, model: Any, task: Task) -> dict[str, Any]:
@@ -142,7 +145,8 @@ def shown(row: dict[str, Any]) -> str:
     """One line of the table: found after, by the first judge and the second."""
     names = ("bare", "unseen", "near", "rest", "replaced")
     cells = [f"{row[g]['first'][1]}/{row[g]['second'][1]} of {row[g]['n']}" if g in row else "" for g in names]
-    return f"| {row['task']} | {row['seed']} | {row['steps']} | {row['passes']} | " + " | ".join(cells) + " |"
+    about = (row["task"], row["seed"], f"{row['rate']:.1e}", row["steps"], row["passes"], *cells)
+    return "| " + " | ".join(map(str, about)) + " |"
 
 
 def main() -> None:
@@ -154,13 +158,26 @@ def main() -> None:
     parser.add_argument("--preset", default="default", help="run this preset instead")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds a task (default: %(default)s)")
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--from-nothing", action="store_true", help="without the start in closed form")
+    parser.add_argument("--rank", type=int, default=0)
+    parser.add_argument("--method", default="")
+    parser.add_argument("--rate", type=float, default=0.0, help="a learning rate; 0: found by the run")
     chosen = parser.parse_args()
+    changes = {
+        **({"rank": chosen.rank} if chosen.rank else {}),
+        **({"method": chosen.method} if chosen.method else {}),
+        **({"learning_rate": chosen.rate} if chosen.rate else {}),
+        **({"closed_form": False} if chosen.from_nothing else {}),
+    }
     bench, rows = Bench(chosen.world), []
-    print("| task | seed | steps | passes | bare | unseen | near | rest | replaced |\n|" + " --- |" * 9, flush=True)
+    print(
+        "| task | seed | rate | steps | passes | bare | unseen | near | rest | replaced |\n|" + " --- |" * 10,
+        flush=True,
+    )
     for seed in range(chosen.first_seed, chosen.first_seed + chosen.seeds):
         for task in tasks(bench.words):
             if chosen.only in task.name:
-                rows.append(bench.run(task, seed, chosen.preset))
+                rows.append(bench.run(task, seed, chosen.preset, **changes))
                 print(shown(rows[-1]), flush=True)
                 write_json(chosen.json, rows, chosen.world)
 

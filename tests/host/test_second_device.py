@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ DOCUMENT = ROOT / "docs" / "devices.md"
 
 
 def arm(name: str, host: Path, folder: Path) -> dict[str, dict[str, Any]]:
-    """All states in a process of its own, since a host takes its device once."""
+    """All states in a process of its own, since a host takes its device once, on a thread of its own."""
     out = folder / f"{name}.json"
     line = [sys.executable, str(SCRIPT), name, str(host), str(out)]
     ended = subprocess.run(line, env=for_a_process(), capture_output=True, text=True, timeout=SECONDS, check=False)
@@ -37,15 +38,16 @@ def arm(name: str, host: Path, folder: Path) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def arms(comfy_path, tmp_path_factory):
-    """The results of an arm, run once."""
-    made: dict[str, dict[str, dict[str, Any]]] = {}
+    """The results of an arm; all that this host has run side by side."""
+    names = ("cpu", "device", "dynamic") if has_dynamic_vram(comfy_path) else ("cpu", "device")
+    with ThreadPoolExecutor() as pool:
+        begun = {name: pool.submit(arm, name, comfy_path, tmp_path_factory.mktemp("arms")) for name in names}
+        yield lambda name: begun[name].result()
 
-    def of(name: str) -> dict[str, dict[str, Any]]:
-        if name not in made:
-            made[name] = arm(name, comfy_path, tmp_path_factory.mktemp("arms"))
-        return made[name]
 
-    return of
+def has_dynamic_vram(host: Path) -> bool:
+    """Whether the host knows DynamicVRAM."""
+    return (host / "comfy" / "memory_management.py").is_file()
 
 
 def check(cpu: dict[str, Any], device: dict[str, Any], name: str) -> None:
@@ -71,7 +73,7 @@ def test_the_peak_is_as_foretold(arms, name):
 @pytest.mark.parametrize("residency", RESIDENCY)
 @pytest.mark.parametrize("name", STATES)
 def test_under_dynamic_vram_as_on_the_cpu(arms, comfy_path, residency, name):
-    if not (comfy_path / "comfy" / "memory_management.py").is_file():
+    if not has_dynamic_vram(comfy_path):
         pytest.skip("this host has no DynamicVRAM")
     check(arms("cpu")[name], arms("dynamic")[f"{residency}: {name}"], name)
 

@@ -42,6 +42,7 @@ from esd_pack.esd import (
     slots,
     snapshot,
     step_plan,
+    step_size,
     students,
     train,
     trajectory,
@@ -335,6 +336,7 @@ class TestTraining:
         (points,) = residual.hold_out(fake, FakeConditions(), specs, made, generator)
         found = residual.signed_residual(fake, FakeConditions(), points)
         (levels,) = residual.signed_residuals(fake, FakeConditions(), [points])
+        assert residual.residuals_and_drifts(fake, FakeConditions(), [points])[0][1] == pytest.approx(0, abs=1e-5)
         assert abs(found - 1) < 1e-3 and residual.percent_left(found) == 100 and len(levels) == len(points.x)
 
     @examples_of(30)
@@ -776,6 +778,11 @@ class TestJudgedAndMerged:
         light, strong = (robust.level_of(replace(few, robustness=each)) for each in ("light", "strong"))
         assert robust.level_of(few) is None and robust.attack_passes(light) < robust.attack_passes(strong)
         assert drift.drift_passes(keeps) == drift.LEVELS * keeping
+        whole, gone = (until_gone.Left("cat", {"cat": rho}, {"cat": 0.0}) for rho in (1.0, 0.0))
+        before, after = (step_size.needed(each) for each in ([whole], [whole, gone]))
+        assert before == 1.0 and after == 0.5 and step_size.first_rate(few) > 0
+        assert step_size.drifted([whole, gone]) == 0
+        assert 0 < step_size.missing(1 / steps, 1 / batch) <= step_size.FASTER == step_size.missing(-1 / steps, 0)
         moved = [drift.Drift(f"{place}", 1.0 + place, 2.0 * (place % 3)) for place in range(max(keeping, 1))]
         shares, telling = drift.shares_by_drift(moved), [each for each in moved if each.effect]
         assert shares == sorted(shares) and min(shares) >= 1

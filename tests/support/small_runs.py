@@ -54,7 +54,7 @@ def finished(run: Training) -> tuple[list[float], dict[str, torch.Tensor]]:
     return outcome(run)
 
 
-def assert_same(one: tuple, other: tuple) -> None:
-    assert one[0] == other[0] and len(one[0]) == STEPS
+def assert_same(one: tuple, other: tuple, steps: int = STEPS) -> None:
+    assert one[0] == other[0] and len(one[0]) == steps
     for name, weight in one[1].items():
         assert torch.equal(weight, other[1][name])

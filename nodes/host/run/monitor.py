@@ -244,10 +244,13 @@ def _ending(training: Training) -> str:
     """Return why a complete run ended, and what to change where something is left; empty for all steps as wanted."""
     if training.settings.stop != WHEN_GONE:
         return ""
+    if training.is_gone and not training.losses:
+        return "gone in closed form, without a step"
+    rate = f", learning rate {training.step_size.pace.rate:.1e}" if training.step_size else ""
     if training.is_gone:
-        return f"gone after {len(training.losses)} steps" if training.losses else "gone in closed form, without a step"
+        return f"gone after {len(training.losses)} steps{rate}"
     left = ", ".join(f"{each.prompt:.40} {each.percent} %" for each in training.left if not each.is_gone)
-    return f"the steps ended before all was gone ({left} left): raise steps, learning_rate or eta" if left else ""
+    return f"the steps ended before all was gone ({left} left{rate}): raise steps, learning_rate or eta" if left else ""
 
 
 SIDE_TASKS = {

@@ -135,6 +135,7 @@ def _measured(training: Training, left: Mapping[str, int] | None, moved: Mapping
     left, moved = left or {each.prompt: each.percent for each in training.left}, moved or percents(training.drifts)
     worst = {"every": CHECK_EVERY, "worst": [round(rho, 3) for rho in training.worst]}
     return {
+        **({"esd.learning_rate_found": repr(training.step_size.pace.rate)} if training.step_size else {}),
         **({"esd.left": json.dumps(left)} if left else {}),
         **({"esd.moved": json.dumps(moved)} if moved else {}),
         **({RESIDUAL: json.dumps(worst)} if training.worst else {}),

@@ -215,6 +215,8 @@ simple("batch 2, accumulate 2", batch_size=2, gradient_accumulation_steps=2)
 simple("the student as sampler", sampler_model="student", buffer_size=1, samples_per_trajectory=1, steps=3)
 simple("optimiser adafactor", optimizer="adafactor")
 simple("a start in closed form", closed_form=True)
+FINDING = {"steps": 12, "stop": "when gone", "learning_rate": 0.0}
+simple("a learning rate found by the run, keeps measured", keeps=["dog"], **FINDING)
 simple("precision bf16", precision="bf16")
 simple("precision fp16", precision="fp16", steps=1)
 
@@ -305,10 +307,18 @@ def _(world: World) -> Any:
     return world.erase(concepts=[world.concept("ink style")], **changes).weights.differences
 
 
-@state("a start in closed form, rank 4")
-def _(world: World) -> Any:
-    learnt = world.erase(closed_form=True, rank=4).weights
-    return {name: learnt.change(name) for name in learnt.names}
+def low_rank(words: str, **changes: Any) -> None:
+    """A state of a low-rank student that differs from the plain run by settings alone."""
+
+    def run(world: World) -> Any:
+        learnt = world.erase(rank=4, **changes).weights
+        return {name: learnt.change(name) for name in learnt.names}
+
+    STATES[words] = run
+
+
+low_rank("a start in closed form, rank 4", closed_form=True)
+low_rank("a learning rate found by the run, rank 4", **FINDING)
 
 
 @state("several concepts")
