@@ -5,6 +5,7 @@ the rate, the network, the method and the rank.  A run begins at a rate at which
 anything has moved, a measurement sets it to the one at which a concept falls by `FALL` in a step of its own, unless
 what has to stay (the empty prompt, and the carriers of contexts) would drift by more than `DRIFT`.
 Afterwards it stays, and is halved where more is left than at the measurement before, or what has to stay runs away.
+A start in closed form that has left less than `PARTLY` leaves too little to tell a rate from: such a run takes `USUAL`.
 What a low-rank student does grows with the square of the rate, since both factors of its change move.
 """
 
@@ -33,11 +34,14 @@ EARLY, NEAR = 0.2, 0.1
 FASTER = 32.0
 """By how much a rate grows at most from one measurement to the next."""
 
+PARTLY, USUAL = 0.5, 4e-4
+"""What a start in closed form leaves at least for a rate to be found, and the rate where it leaves less."""
+
 MOST = 1e-2
 """No rate is above this."""
 
 RISE, FAR = 0.1, 1.0
-"""By how much more may be left at a measurement than at the one before, and from where on nothing may drift further."""
+"""By how much more may be left at a measurement than at the one before, and how far what stays may drift."""
 
 
 def needed(left: Sequence[Left]) -> float:
@@ -85,12 +89,14 @@ class StepSize:
         """Set the rate by how much was left after so many steps."""
         need, drift, before = needed(left), drifted(left), self.pace
         if not step:
-            self.pace = Pace(before.rate, 0, *(need, drift) * 3)
+            self.set(Pace(USUAL if need < PARTLY else before.rate, 0, *(need, drift) * 3))
             return
         self.pace = replace(before, last_need=need, last_drift=drift)
-        if need > before.last_need + RISE or drift > max(FAR, before.last_drift):
+        if need > before.last_need + RISE or drift > max(before.first_drift + FAR, before.last_drift):
             self.set(replace(self.pace, rate=before.rate / 2, step=step, need=need, drift=drift))
-        elif need > (1 - EARLY) * before.first_need and drift < before.first_drift + NEAR:
+        elif (
+            before.first_need >= PARTLY and need > (1 - EARLY) * before.first_need and drift < before.first_drift + NEAR
+        ):
             steps = (step - before.step) / len(left)
             factor = missing((before.need - need) / before.need / steps, (drift - before.drift) / steps)
             if factor > 2:

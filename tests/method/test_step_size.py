@@ -132,9 +132,19 @@ class TestFound:
 
     def test_what_a_start_has_left_is_what_it_begins_with(self):
         found = begun()
-        found.measured(left(0.3), 0)
-        found.measured(left(0.294), 10)
+        found.measured(left(0.6, drift=0.3), 0)
+        found.measured(left(0.588, drift=0.3), 10)
         assert found.pace.rate == pytest.approx(step_size.BEGIN * step_size.FALL * 10 / 0.02)
+
+    def test_where_a_start_has_left_little_the_usual_rate_stays(self):
+        """Of sixteen concepts that are nearly gone ten steps tell nothing."""
+        found, rates = begun(), []
+        for step, need in ((0, 0.03), (10, 0.035), (20, 0.03), (30, 0.01)):
+            found.measured(left(*[need] * 16, drift=1.2), step)
+            rates.append(found.pace.rate)
+        assert rates == [step_size.USUAL] * 4 and found.optimizer.param_groups[0]["lr"] == pytest.approx(
+            step_size.USUAL
+        )
 
 
 class TestRuns:
