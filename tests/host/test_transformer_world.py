@@ -142,11 +142,12 @@ def test_a_point_is_that_of_the_procedure_on_diffusers(case: SimpleNamespace) ->
 
 @pytest.fixture(scope="module")
 def erased(comfy: Any, opened: SimpleNamespace) -> SimpleNamespace:
-    """The three nodes on the file, a few steps of what they would do by themselves, and both files of the result."""
+    """The three nodes on the file, a few steps at a given rate, and both files of the result."""
     g = Graph(comfy)
     loaded = g.add("ESDLoadModel", ckpt_name=NAME)
     clip, concept = slot(loaded, 1), g.add("ESDConcept", concept="cat")
-    run = g.add("ESDErase", model=loaded, clip=clip, concepts=concept, steps=10, preview_every=0, start="start over")
+    short = {"steps": 10, "learning_rate": 4e-4, "preview_every": 0, "start": "start over"}
+    run = g.add("ESDErase", model=loaded, clip=clip, concepts=concept, **short)
     g.add("ESDSaveCheckpoint", model=run, clip=clip, vae=slot(loaded, 2), filename_prefix="checkpoints/small")
     g.add("ESDSaveErasure", weights=slot(run, 1), filename_prefix="loras/small", format="difference")
     outcome = g.take(model=run, weights=slot(run, 1)).run()
