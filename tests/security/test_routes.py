@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NO_ONE = "0" * 32
 FIELDS = {
     "id": str, "node": str, "workflow": str, "state": str, "message": str, "step": int, "total": int, "first": int,
-    "losses": list, "left": list,
+    "losses": list, "left": list, "moved": (dict, type(None)),
     "seconds_left": (float, int, type(None)), "passes_per_second": (float, int, type(None)),
     "seconds": float, "previews": list, "device": str, "stored": str, "precision": str,
     "memory_foretold": int, "memory_peak": (int, type(None)),
