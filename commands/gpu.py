@@ -62,15 +62,8 @@ def measure(on: Subject, rank: int, steps: int) -> Json:
     from esd_pack.esd.settings import ALL_STEPS, OWN_WORDS, Settings
     from esd_pack.nodes.host.run.erase import erase_model
 
-    fixed: dict[str, Any] = {
-        "learning_rate": 1e-4,
-        "eta": 1.0,
-        "stop": ALL_STEPS,
-        "contexts": OWN_WORDS,
-        "closed_form": False,
-    }
-    settings = Settings(steps=steps, rank=rank, **fixed)
-    settings = replace(settings, width=on.side, height=on.side)
+    settings = Settings(steps=steps, rank=rank, learning_rate=1e-4, eta=1.0, width=on.side, height=on.side)
+    settings = replace(settings, stop=ALL_STEPS, contexts=OWN_WORDS, closed_form=False)
     settings = replace(settings, samples_per_trajectory=1, trajectory_batch=1, buffer_size=1)
     ends: list[float] = []
     row: Json = {"family": on.name, "rank": rank, "side": on.side}

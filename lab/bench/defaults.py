@@ -163,12 +163,9 @@ def main() -> None:
     parser.add_argument("--method", default="")
     parser.add_argument("--rate", type=float, default=0.0, help="a learning rate; 0: found by the run")
     chosen = parser.parse_args()
-    changes = {
-        **({"rank": chosen.rank} if chosen.rank else {}),
-        **({"method": chosen.method} if chosen.method else {}),
-        **({"learning_rate": chosen.rate} if chosen.rate else {}),
-        **({"closed_form": False} if chosen.from_nothing else {}),
-    }
+    asked = {"rank": chosen.rank, "method": chosen.method, "learning_rate": chosen.rate}
+    changes = {name: value for name, value in asked.items() if value}
+    changes |= {"closed_form": False} if chosen.from_nothing else {}
     bench, rows = Bench(chosen.world), []
     print(
         "| task | seed | rate | steps | passes | bare | unseen | near | rest | replaced |\n|" + " --- |" * 10,
