@@ -10,7 +10,14 @@ import torch
 from esd_pack.esd.concepts import Context, make_concept
 from esd_pack.esd.examples import TargetSpec, context_specs, target_spec
 from esd_pack.esd.random_streams import MEASURING, stream_generator
-from esd_pack.esd.residual import LEVELS, hold_out, percent_left, signed_residual, signed_residuals
+from esd_pack.esd.residual import (
+    LEVELS,
+    hold_out,
+    percent_left,
+    residuals_and_drifts,
+    signed_residual,
+    signed_residuals,
+)
 from esd_pack.esd.settings import ALL_STEPS, Settings
 from esd_pack.esd.train import erase
 from support.fakes import FakeConditions, FakeDenoiser, told
@@ -52,6 +59,27 @@ def test_it_is_the_share_of_what_the_prompt_did(name, share):
     (points,) = held_out(denoiser, SPECS[name])
     assert points.x.shape == points.change.shape == (LEVELS, 2, 4, 4) and points.sigma.shape == (LEVELS,)
     assert signed_residual(denoiser, FakeConditions(), points) == pytest.approx(share, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["plain", "in a context"])
+def test_the_drift_is_how_far_the_prompt_without_it_has_moved(name):
+    """By its definition, from predictions asked for one by one; it does not move with what the prompt itself does."""
+    denoiser, conditions, spec = FakeDenoiser(), FakeConditions(), SPECS[name]
+    (points,) = held_out(denoiser, spec)
+    still = Scaled()
+    still.share, still.null = 0.3, spec.null
+    (unmoved,) = held_out(still, spec)
+    assert residuals_and_drifts(still, conditions, [unmoved])[0][1] == pytest.approx(0, abs=1e-6)
+    with torch.no_grad():
+        denoiser.trainable["image.bias"].add_(1.0)
+        asked = [(points.x[i : i + 1], points.sigma[i : i + 1], conditions[spec.null]) for i in range(len(points.x))]
+        base = torch.cat([denoiser.predict(*each) for each in asked])
+        with denoiser.student():
+            moved = torch.cat([denoiser.predict(*each) for each in asked]) - base
+    wanted = float(moved.norm() / points.change.norm())
+    assert (
+        residuals_and_drifts(denoiser, conditions, [points])[0][1] == pytest.approx(wanted, rel=1e-4) and wanted > 0.01
+    )
 
 
 def test_with_erase_from_it_is_how_much_of_the_concept_is_left_in_the_prompt():
