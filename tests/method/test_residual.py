@@ -78,7 +78,7 @@ def test_the_drift_is_how_far_the_prompt_without_it_has_moved(name):
             moved = torch.cat([denoiser.predict(*each) for each in asked]) - base
     wanted = float(moved.norm() / points.change.norm())
     assert (
-        residuals_and_drifts(denoiser, conditions, [points])[0][1] == pytest.approx(wanted, rel=1e-4) and wanted > 0.01
+        residuals_and_drifts(denoiser, conditions, [points])[0][1] == pytest.approx(wanted, rel=1e-4) and wanted > 1e-3
     )
 
 
