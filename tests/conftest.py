@@ -50,13 +50,29 @@ def pytest_configure(config: pytest.Config) -> None:
     """Choose the tier: as asked, else quick; tests that are named on the command line run in any case."""
     for tier in TIERS:
         config.addinivalue_line("markers", f"{tier}: from this tier on (support/tier.py)")
-    named = config.args_source is config.ArgsSource.ARGS
+    workers = getattr(config, "workerinput", None)  # of pytest-xdist, whose workers are given the tests by name
+    named = workers[NAMED_KEY] if workers else config.args_source is config.ArgsSource.ARGS
     asked = "nightly" if config.getoption("nightly") else "full" if config.getoption("full") or named else "quick"
     os.environ[VARIABLE] = asked
     config.stash[NAMED] = named
 
 
 NAMED = pytest.StashKey[bool]()
+NAMED_KEY = "named"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker whether the command line names its tests."""
+    node.workerinput[NAMED_KEY] = node.config.stash[NAMED]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give a file to one worker as a whole, and all that meet the server and the page to the same."""
+    from support.workers import ByFile
+
+    return ByFile(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

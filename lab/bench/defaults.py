@@ -97,21 +97,22 @@ class Bench:
 
         self.words = words
         self.judges = {"first": self.world.judge, "second": SecondJudge(words.HEADS).load(SECOND_JUDGE)}
-        self.base: dict[tuple[Any, ...], dict[str, list[bool]]] = {}
+        self.base: dict[Any, dict[str, list[bool]]] = {}
 
-    def hits(self, model: Any, judged: list[Any]) -> dict[str, list[bool]]:
-        """For each judge, in which pictures it finds what the prompt names."""
+    def hits(self, model: Any, judged: list[Any], seed: int = 0) -> dict[str, list[bool]]:
+        """For each judge, in which pictures it finds what the prompt names; other pictures for each seed."""
         found = {}
-        images = self.world.pictures(model, [each.prompt for each in judged])
+        images = self.world.pictures(model, [each.prompt for each in judged], 1000 * (seed + 1))
         for name, judge in self.judges.items():
             found[name] = judge.judge(images).hits(judged)
         return found
 
-    def before(self, judged: list[Any]) -> dict[str, list[bool]]:
+    def before(self, judged: list[Any], seed: int) -> dict[str, list[bool]]:
         """The same of the untouched model, drawn once."""
-        if tuple(judged) not in self.base:
-            self.base[tuple(judged)] = self.hits(self.world.loaded.model, judged)
-        return self.base[tuple(judged)]
+        key = (seed, *judged)
+        if key not in self.base:
+            self.base[key] = self.hits(self.world.loaded.model, judged, seed)
+        return self.base[key]
 
     def run(self, task: Task, seed: int, preset: str, **changes: Any) -> dict[str, Any]:
         """One row: erase, draw, judge."""
@@ -126,12 +127,12 @@ class Bench:
         row = {"task": task.name, "seed": seed, "preset": preset, **changes}
         row |= {"steps": len(erased.losses), "passes": erased.passes, "seconds": round(seconds, 1)}
         row |= {"rate": float(told.get("esd.learning_rate_found", 0)), "left": json.loads(told.get("esd.left", "{}"))}
-        return {**row, **self.counts(erased.model, task)}
+        return {**row, **self.counts(erased.model, task, seed)}
 
-    def counts(self, model: Any, task: Task) -> dict[str, Any]:
+    def counts(self, model: Any, task: Task, seed: int = 0) -> dict[str, Any]:
         """For each group of prompts: how many there are, and for each judge found before and after."""
         judged = [each for group in task.groups.values() for each in group]
-        before, after = self.before(judged), self.hits(model, judged)
+        before, after = self.before(judged, seed), self.hits(model, judged, seed)
         found: dict[str, Any] = {}
         start = 0
         for name, group in task.groups.items():
@@ -156,7 +157,7 @@ def main() -> None:
     parser.add_argument("--world", choices=tuple(MODELS), default="sd1", help="the model (default: %(default)s)")
     parser.add_argument("--only", default="", help="tasks whose name contains this")
     parser.add_argument("--preset", default="default", help="run this preset instead")
-    parser.add_argument("--seeds", type=int, default=1, help="how many seeds a task (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=1, help="how many seeds a task, of the run and of the pictures")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--from-nothing", action="store_true", help="without the start in closed form")
     parser.add_argument("--rank", type=int, default=0)

@@ -43,7 +43,7 @@ def followed(bench: Bench, task: Task, seed: int, every: int, changes: dict[str,
             left = training.left or GoneGauge(denoiser, conditions, concepts, plan.settings).measure()
             learnt = denoiser.learner.erasure("diffusion_model.")
             with torch.inference_mode():
-                hits = bench.hits(apply(loaded.model, learnt, 1.0), judged)
+                hits = bench.hits(apply(loaded.model, learnt, 1.0), judged, seed)
             row: dict[str, Any] = {"task": task.name, "seed": seed, **changes, "steps": len(training.losses)}
             row |= {"passes": passes[0], "residuals": [dict(each.residuals) for each in left]}
             start = 0

@@ -29,7 +29,8 @@ def _test(rest: list[str]) -> int:
     import pytest
 
     os.chdir(ROOT)
-    return int(pytest.main(rest))
+    one_file = any(".py" in each for each in rest)
+    return int(pytest.main(rest if one_file or "-n" in rest else ["-n", "2", "--no-loadscope-reorder", *rest]))
 
 
 def _lint(rest: list[str]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -59,7 +60,7 @@ BOXES = """() => window.app.graph.nodes.map(n => {
 })"""
 SAID = """type => window.app.graph.nodes.filter(n => n.type === type)
     .map(n => n.widgets.find(w => w.name === 'said')?.element.textContent ?? '')"""
-THUMBNAIL = """([card, width]) => {
+THUMBNAIL = """(card, width) => {
     while (card && !card.querySelector('img')) card = card.parentElement;
     const picture = card?.querySelector('img');
     return card?.querySelectorAll('img').length === 1 && picture.complete && picture.naturalWidth === width;
@@ -67,7 +68,7 @@ THUMBNAIL = """([card, width]) => {
 
 
 @pytest.fixture(scope="module")
-def shared(host: Any) -> Iterator[Any]:
+def one_page(host: Any) -> Iterator[Any]:
     """One page for all workflows, which watches how prompts end and what the console says."""
     if not shutil.which("chromium"):
         pytest.skip("chromium is not installed")
@@ -85,13 +86,24 @@ def shared(host: Any) -> Iterator[Any]:
         yield page
 
 
+@pytest.fixture
+def shared(one_page: Any) -> Any:
+    """That page, with no complaint of the test before."""
+    one_page.errors.clear()
+    one_page.complaints.clear()
+    return one_page
+
+
 def from_templates(page: Any, name: str) -> None:
     """Open a workflow by clicking its card in Browse Templates; the card shows its picture."""
     nodes = len(json.loads((ROOT / "workflows" / f"{name}.json").read_text("utf-8"))["nodes"])
     card = browser.open_template(page, PACK, name)
     card.scroll_into_view_if_needed()
     with Image.open(ROOT / "workflows" / f"{name}.jpg") as picture:
-        page.wait_for_function(THUMBNAIL, arg=[card.element_handle(), picture.width])
+        deadline = time.monotonic() + 120
+        while not card.evaluate(THUMBNAIL, picture.width):  # which finds the card anew: the page may have redrawn it
+            assert time.monotonic() < deadline, name
+            page.wait_for_timeout(250)
     card.click()
     page.wait_for_function(
         "n => window.app.graph.nodes.length === n && !document.querySelector('[role=dialog]')", arg=nodes

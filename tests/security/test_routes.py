@@ -29,19 +29,35 @@ FIELDS = {
 
 
 @pytest.fixture(scope="module")
-def live(host):
-    """A run that is on while the tests try their doors; ended at last by its own button."""
+def begun(host):
+    """The runs that `live` has begun; the last one is interrupted at the end."""
+    runs = []
+    yield runs
+    host.interrupt()
+    for run in runs:
+        run.work.join(60)
+
+
+@pytest.fixture
+def live(host, begun):
+    """A run that is on while the tests try their doors: the one of the test before, until its button ends it."""
+    if not begun or begun[-1].ended:
+        begun.append(begin(host, seed=len(begun)))
+    return begun[-1]
+
+
+def begin(host, seed):
+    """Start a run, and wait until it trains."""
     messages, ended = [], []
-    work = threading.Thread(target=lambda: ended.append(host.try_run(graph(100_000), messages.append)), daemon=True)
+    prompt = graph(100_000, seed)
+    work = threading.Thread(target=lambda: ended.append(host.try_run(prompt, messages.append)), daemon=True)
     work.start()
     deadline = time.monotonic() + 180
     while not any(m["type"] == "esd.run" and m["data"]["step"] > 1 for m in messages):
         assert time.monotonic() < deadline and not ended
         time.sleep(0.1)
     run = next(m["data"]["id"] for m in messages if m["type"] == "esd.run")
-    yield SimpleNamespace(id=run, messages=messages, ended=ended, work=work)
-    host.interrupt()
-    work.join(60)
+    return SimpleNamespace(id=run, messages=messages, ended=ended, work=work)
 
 
 def ask(host, request, seconds=30.0):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 
-def graph(steps):
-    """A training of so many steps, and what keeps it alive."""
+def graph(steps, seed=0):
+    """A training of so many steps, and what keeps it alive; one that was finished is not made again."""
     small = {
         "width": 64,
         "height": 64,
@@ -13,7 +13,7 @@ def graph(steps):
         "trajectory_batch": 1,
         "buffer_size": 4,
     }
-    inputs = {"method": "esd-x-strict", "steps": steps, "learning_rate": 1e-5, "eta": 1.0, "seed": 0}
+    inputs = {"method": "esd-x-strict", "steps": steps, "learning_rate": 1e-5, "eta": 1.0, "seed": seed}
     watching = {"preview_every": 20, "snapshot_every": 0, "start": "start over", "stop": "after all steps"}
     links = {"model": ["1", 0], "clip": ["1", 1], "concepts": ["2", 0], "settings": ["5", 0]}
     defaults = {
