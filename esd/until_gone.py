@@ -51,8 +51,8 @@ docs/quality.md has what judges found there.
 BUFFERED = 40
 """Examples made at a time for each concept: what is left decides which ones the next buffer has."""
 
-PICTURES = 4
-"""So many of a style's own words are looked at, and so many of its contexts."""
+PICTURES, TRAINED_PICTURES = 4, 16
+"""So many of a style's own words are looked at, and of its contexts: as many, or so many once it has been trained."""
 
 LOOK_EVERY, LOOKS = 50, 2
 """Optimiser steps between two looks at a style, and how many looks in a row must show none after a training."""
@@ -159,7 +159,8 @@ class GoneGauge:
         generator = stream_generator(self.settings.seed, LOOKING)
         for index, concept in enumerate(self.concepts):
             if styles[index]:
-                specs, found = _looked_at(concept, self.settings), list[bool]()
+                contexts = TRAINED_PICTURES if done else PICTURES
+                specs, found = _looked_at(concept, self.settings, contexts), list[bool]()
                 for _ in range(LOOKS if done else 1):
                     if not any(found):
                         found += shown(self.denoiser, self.conditions, specs, self.settings, generator)
@@ -183,10 +184,10 @@ def _measured(concept: Concept, settings: Settings, close: Closeness) -> list[tu
     return [(_against_what_is_drawn(spec, concept), levels) for spec, levels in measured]
 
 
-def _looked_at(concept: Concept, settings: Settings) -> list[TargetSpec]:
-    """Return a spec for each picture of a style: of its own words, and of as many contexts."""
+def _looked_at(concept: Concept, settings: Settings, contexts: int) -> list[TargetSpec]:
+    """Return a spec for each picture of a style: of its own words, and of at most so many contexts."""
     around = context_specs(concept, settings)
-    return [target_spec(concept, settings)] * PICTURES + around[:: max(1, len(around) // PICTURES)][:PICTURES]
+    return [target_spec(concept, settings)] * PICTURES + around[:: max(1, len(around) // contexts)][:contexts]
 
 
 def _against_what_is_drawn(spec: TargetSpec, concept: Concept) -> TargetSpec:
@@ -211,7 +212,8 @@ def measuring_passes(concepts: Sequence[Concept], settings: Settings) -> int:
 
 def looking_passes(concepts: Sequence[Concept], settings: Settings) -> int:
     """Network passes of looking at the styles, at most."""
-    return sum(LOOKS * PASSES * len(_looked_at(concept, settings)) for concept in concepts if is_style(concept))
+    looked = (_looked_at(concept, settings, TRAINED_PICTURES) for concept in concepts if is_style(concept))
+    return sum(LOOKS * PASSES * len(specs) for specs in looked)
 
 
 def shares_by_left(concepts: Sequence[Concept], left: Sequence[Left]) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.abc
 import importlib.util
 import os
@@ -157,6 +158,13 @@ def comfy(comfy_path: Path, comfy_base: Path) -> types.ModuleType:
 
     server.PromptServer(asyncio.new_event_loop())  # sets PromptServer.instance
     return nodes
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _collected() -> Iterator[None]:
+    """Free what a file's tests leave in cycles: loaded models are large, and Python does not count tensors."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

@@ -54,23 +54,24 @@ def chart(title: str, found: Curves, lines: bool) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         'font-family="sans-serif" font-size="11" fill="#222">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
-        _text(EDGE, 24, title, "start", 'font-size="14" font-weight="bold"'),
+        text(EDGE, 24, title, "start", 'font-size="14" font-weight="bold"'),
     ]
     for i, (colour, name) in enumerate(zip((GONE, KEPT), NAMES.values(), strict=True)):
         parts += [f'<rect x="{EDGE + 220 * i}" y="36" width="10" height="10" fill="{colour}"/>']
-        parts += [_text(EDGE + 220 * i + 15, 45, name, "start")]
+        parts += [text(EDGE + 220 * i + 15, 45, name, "start")]
     for i, (task, points) in enumerate(found.items()):
         x, y = EDGE + (i % across) * (PANEL[0] + GAP), 84 + (i // across) * (PANEL[1] + 64)
-        parts += [f'<g transform="translate({x} {y})">', *_axes(task), *(_curves if lines else _bars)(points), "</g>"]
+        parts += [f'<g transform="translate({x} {y})">', *axes(task), *(_curves if lines else _bars)(points), "</g>"]
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _axes(task: str) -> list[str]:
+def axes(task: str) -> list[str]:
+    """Return the head of a panel, and its lines of shares."""
     width, height = PANEL
-    made = [_text(0, -8, task, "start", 'font-weight="bold"')]
+    made = [text(0, -8, task, "start", 'font-weight="bold"')]
     for share in (0, 0.5, 1):
         y = height * (1 - share)
-        made += [f'<path d="M0 {y:g}H{width}" stroke="#ddd"/>', _text(-5, y + 4, f"{share:.0%}", "end")]
+        made += [f'<path d="M0 {y:g}H{width}" stroke="#ddd"/>', text(-5, y + 4, f"{share:.0%}", "end")]
     return made
 
 
@@ -83,7 +84,7 @@ def _curves(points: list[tuple[str, float, float]]) -> list[str]:
         made += [f'<path d="M{"L".join(at)}" fill="none" stroke="{colour}" stroke-width="2"/>']
         made += [f'<circle cx="{a.split()[0]}" cy="{a.split()[1]}" r="3.5" fill="{colour}"/>' for a in at]
     return made + [
-        _text(x, PANEL[1] + 16, f"\u03b7 {label}", "middle") for x, (label, *_) in zip(places, points, strict=True)
+        text(x, PANEL[1] + 16, f"\u03b7 {label}", "middle") for x, (label, *_) in zip(places, points, strict=True)
     ]
 
 
@@ -95,11 +96,12 @@ def _bars(points: list[tuple[str, float, float]]) -> list[str]:
             height = max(PANEL[1] * share, 1)  # nothing found is a line
             x, y = space * i + space / 2 - 22 + 22 * j, PANEL[1] - height
             made += [f'<rect x="{x:.1f}" y="{y:.1f}" width="20" height="{height:.1f}" fill="{colour}"/>']
-        made += [_text(space * i + space / 2, PANEL[1] + 16, label, "middle")]
+        made += [text(space * i + space / 2, PANEL[1] + 16, label, "middle")]
     return made
 
 
-def _text(x: float, y: float, words: str, anchor: str, more: str = "") -> str:
+def text(x: float, y: float, words: str, anchor: str, more: str = "") -> str:
+    """Return words at a place."""
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {more}>{escape(words)}</text>'
 
 

@@ -29,7 +29,8 @@ def _test(rest: list[str]) -> int:
     import pytest
 
     os.chdir(ROOT)
-    one_file = any(".py" in each for each in rest)
+    named = [each for each in rest if (ROOT / each.partition("::")[0]).exists()]
+    one_file = len(named) == 1 and ".py" in named[0]
     return int(pytest.main(rest if one_file or "-n" in rest else ["-n", "2", "--no-loadscope-reorder", *rest]))
 
 

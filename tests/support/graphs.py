@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakValueDictionary
 
 Link = list[Any]
 
@@ -21,10 +22,18 @@ class AnyType(str):
         return False
 
 
+class Given:
+    """What a graph hands in; it goes with its graph."""
+
+    def __init__(self, thing: Any) -> None:
+        """Any object."""
+        self.thing = thing
+
+
 class GiveNode:
     """Puts an object of the test on a link, anew in every run."""
 
-    things: dict[str, Any] = {}
+    things: WeakValueDictionary[str, Given] = WeakValueDictionary()
     FUNCTION, RETURN_TYPES = "give", (AnyType("*"),)
 
     @classmethod
@@ -39,7 +48,7 @@ class GiveNode:
 
     def give(self, key: str) -> tuple[Any]:
         """The object."""
-        return (self.things[key],)
+        return (self.things[key].thing,)
 
 
 class TakeNode:
@@ -126,7 +135,7 @@ class Graph:
 
     def __init__(self, host_nodes: Any) -> None:
         """`host_nodes` is the host's module `nodes`, with this pack loaded."""
-        self.classes, self.prompt = host_nodes.NODE_CLASS_MAPPINGS, {}
+        self.classes, self.prompt, self.given = host_nodes.NODE_CLASS_MAPPINGS, {}, list[Given]()
         self.classes.update(TestGive=GiveNode, TestTake=TakeNode)
 
     def add(self, class_type: str, slot: int = 0, **inputs: Any) -> Link:
@@ -140,7 +149,8 @@ class Graph:
     def give(self, thing: Any) -> Link:
         """A link that carries an object of the test."""
         key = str(next(self._numbers))
-        GiveNode.things[key] = thing
+        self.given.append(Given(thing))
+        GiveNode.things[key] = self.given[-1]
         return self.add("TestGive", key=key)
 
     def take(self, **links: Link) -> Graph:
@@ -164,11 +174,13 @@ class Graph:
             return Outcome("refused", message, faulty["class_type"], {}, {}, [])
         executor.execute(self.prompt, "id", {"client_id": "test"}, outputs)
         ending, data = executor.status_messages[-1]
+        taken = dict(TakeNode.things)
+        TakeNode.things.clear()
         return Outcome(
             ending,
             data.get("exception_message", "").strip(),
             data.get("node_type", ""),
-            dict(TakeNode.things),
+            taken,
             executor.history_result["outputs"],
             data.get("executed", []),
         )
