@@ -51,11 +51,11 @@ docs/quality.md has what judges found there.
 BUFFERED = 40
 """Examples made at a time for each concept: what is left decides which ones the next buffer has."""
 
-PICTURES, TRAINED_PICTURES = 4, 16
-"""So many of a style's own words are looked at, and of its contexts: as many, or so many once it has been trained."""
+PICTURES, MORE_PICTURES = 4, 16
+"""So many of a style's own words are looked at, and of its contexts; at a second look, of so many contexts."""
 
-LOOK_EVERY, LOOKS = 50, 2
-"""Optimiser steps between two looks at a style, and how many looks in a row must show none after a training."""
+LOOK_EVERY = 50
+"""Optimiser steps between two looks at a style; after a training a second one must show none either."""
 
 SLACK = 0.1
 """By how much more a residual may be on the trajectories that confirm: one trajectory differs from another by that."""
@@ -159,10 +159,10 @@ class GoneGauge:
         generator = stream_generator(self.settings.seed, LOOKING)
         for index, concept in enumerate(self.concepts):
             if styles[index]:
-                contexts = TRAINED_PICTURES if done else PICTURES
-                specs, found = _looked_at(concept, self.settings, contexts), list[bool]()
-                for _ in range(LOOKS if done else 1):
+                found: list[bool] = []
+                for contexts in (PICTURES, MORE_PICTURES) if done else (PICTURES,):
                     if not any(found):
+                        specs = _looked_at(concept, self.settings, contexts)
                         found += shown(self.denoiser, self.conditions, specs, self.settings, generator)
                 left[index] = replace(left[index], shown=sum(found) / len(found))
         return left, all(each.is_gone for each in left) and self.confirmed()
@@ -212,8 +212,8 @@ def measuring_passes(concepts: Sequence[Concept], settings: Settings) -> int:
 
 def looking_passes(concepts: Sequence[Concept], settings: Settings) -> int:
     """Network passes of looking at the styles, at most."""
-    looked = (_looked_at(concept, settings, TRAINED_PICTURES) for concept in concepts if is_style(concept))
-    return sum(LOOKS * PASSES * len(specs) for specs in looked)
+    looks = [(concept, contexts) for concept in concepts if is_style(concept) for contexts in (PICTURES, MORE_PICTURES)]
+    return sum(PASSES * len(_looked_at(concept, settings, contexts)) for concept, contexts in looks)
 
 
 def shares_by_left(concepts: Sequence[Concept], left: Sequence[Left]) -> list[float]:

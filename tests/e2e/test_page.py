@@ -143,7 +143,8 @@ def test_opens_from_browse_templates_and_runs(shared, object_info, path):
     assert shared.evaluate(FAULTS) == []
     shown = {number: as_described(node, object_info) for number, node in browser.as_prompt(shared).items()}
     assert shown == to_prompt(json.loads(path.read_text("utf-8")), object_info)
-    assert covered(shared.evaluate(BOXES)) == []
+    boxes = shared.evaluate(BOXES)
+    assert covered(boxes) == [], boxes
     shared.evaluate(SHORTEN, SHORT)
     run(shared)
     for number, node in shown.items():

@@ -71,6 +71,8 @@ def test_the_stock_sampler_draws_what_the_recipe_measures(comfy: Any, comfy_path
 def case(comfy: Any, opened: SimpleNamespace) -> SimpleNamespace:
     """A run that is ready to begin, and the same network in diffusers."""
     pytest.importorskip("diffusers")
+    import comfy.model_management
+
     from esd_pack.esd.settings import Settings
     from esd_pack.nodes.host.model.conditioning import encode
     from esd_pack.nodes.host.run.erase import make_denoiser, make_plan
@@ -79,6 +81,7 @@ def case(comfy: Any, opened: SimpleNamespace) -> SimpleNamespace:
     with torch.inference_mode():
         plan = make_plan(opened.model, settings)
         told = encode(plan.host, opened.clip, PROMPTS, plan.latent_shape, plan.device)
+    comfy.model_management.unload_all_models()  # the patches of another MODEL may lie on the weights
     network = opened.model.model.diffusion_model
     state = {name: value.detach().clone() for name, value in network.state_dict().items()}
     twin = TWINS["sd35"](state, opened.model.model.model_config.unet_config)

@@ -669,7 +669,8 @@ class TestEvaluation:
         if made is None:
             return
         (chosen,), settings = contexts.by_kind([made]), runs_of(seed=seed)
-        pictures = 2 * (4 + min(16, len(chosen.contexts or ())))
+        around = len(chosen.contexts or ())
+        pictures = 4 + min(4, around) + 4 + min(16, around)
         assert closed_form.is_style(chosen) and until_gone.looking_passes([chosen], settings) == pictures * drawn.PASSES
         if closed_form.fits(chosen):
             said = chosen.erase.split()

@@ -12,7 +12,7 @@ from esd_pack.esd.settings import FIELDS
 from support.short_runs import module
 
 SAYING = {"ESDLoadModel", "ESDLoadErasure", "ESDSaveCheckpoint", "ESDSaveErasure", "ESDErasureInfo"}
-SAYING |= {"ESDMeasure", "ESDAttack", "ESDPromptSet", "ESDEvaluate"}
+SAYING |= {"ESDMeasure", "ESDAttack", "ESDPromptSet", "ESDEvaluate", "ESDScore", "ESDCompareReports"}
 RARE = {
     "ESDErase": {"snapshot_every", "start", "stop", "robustness"},
     "ESDSaveErasure": {"rank", "energy"},
@@ -22,7 +22,7 @@ RARE = {
     "ESDMeasure": {"steps", "width", "height"},
     "ESDAttack": {"width", "height"},
     "ESDPromptSet": {"file_role", "label_contains", "first_rows", "guidance"},
-    "ESDEvaluate": {"in_model"},
+    "ESDEvaluate": {"in_model", "resume", "shards", "shard_number"},
 }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Error, Page, sync_playwright
 
 FLAGS = [
     "--no-sandbox",
@@ -26,6 +26,9 @@ INIT = """
 localStorage.setItem('vueNodesBannerDismissed', 'true');
 localStorage.setItem('comfy.vueNodesMigration.dismissed', 'true');
 """
+
+RENDERER = "Comfy.VueNodes.Enabled"
+"""The setting that tests switch; the server keeps it, so each page puts it back for the next one."""
 
 MORE = ("[data-testid=error-overlay-see-errors]", "[data-testid^=error-group] button:has([class*=--info])")
 """Buttons to the panel of errors, and to an error's own words in it."""
@@ -46,7 +49,12 @@ def page_at(url: str, size: tuple[int, int] = (1600, 1000)) -> Iterator[Page]:
         page.on("pageerror", lambda error: page.errors.append(str(error)))
         page.goto(url)
         ready(page)
+        renderer = page.evaluate("name => window.app.extensionManager.setting.get(name)", RENDERER)
         yield page
+        with contextlib.suppress(Error):  # the server may be gone
+            page.evaluate(
+                "([name, value]) => window.app.extensionManager.setting.set(name, value)", [RENDERER, renderer]
+            )
         browser.close()
 
 
