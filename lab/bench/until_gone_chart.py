@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from quality_charts import EDGE, FOLDER, GAP, GONE, KEPT, PANEL, ROOT, axes, text
 
-FIGURES = ROOT / "lab" / "bench" / "until_gone.json"
+FIGURES = ROOT / "lab" / "bench" / "until_gone_seeds.json"
 LEAST, MOST = -0.6, 1.1
 """The residuals that the panels show; what is beyond is drawn at the edge."""
 
