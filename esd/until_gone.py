@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+import torch
+
 from .closed_form import fits, is_style
 from .concepts import Concept, without
 from .contexts import by_kind, kind_of
@@ -51,8 +53,8 @@ docs/quality.md has what judges found there.
 BUFFERED = 40
 """Examples made at a time for each concept: what is left decides which ones the next buffer has."""
 
-PICTURES, MORE_PICTURES = 4, 16
-"""So many of a style's own words are looked at, and of its contexts; at a second look, of so many contexts."""
+PICTURES, LOOKS = 4, (4, 16)
+"""So many of a style's own words are looked at; so many of its contexts at the first look, and at a second one."""
 
 LOOK_EVERY = 50
 """Optimiser steps between two looks at a style; after a training a second one must show none either."""
@@ -159,13 +161,19 @@ class GoneGauge:
         generator = stream_generator(self.settings.seed, LOOKING)
         for index, concept in enumerate(self.concepts):
             if styles[index]:
-                found: list[bool] = []
-                for contexts in (PICTURES, MORE_PICTURES) if done else (PICTURES,):
-                    if not any(found):
-                        specs = _looked_at(concept, self.settings, contexts)
-                        found += shown(self.denoiser, self.conditions, specs, self.settings, generator)
+                found = self._look(concept, LOOKS if done else LOOKS[:1], generator)
                 left[index] = replace(left[index], shown=sum(found) / len(found))
         return left, all(each.is_gone for each in left) and self.confirmed()
+
+    def _look(self, concept: Concept, looks: Sequence[int], generator: torch.Generator) -> list[bool]:
+        """Return which pictures of a style show it; a look is only for what the one before does not show."""
+        found: list[bool] = []
+        for contexts in looks:
+            specs = _looked_at(concept, self.settings, contexts)
+            found += shown(self.denoiser, self.conditions, specs, self.settings, generator)
+            if any(found):
+                break
+        return found
 
     def confirmed(self) -> bool:
         """Whether all but styles are gone on other trajectories, too, within what trajectories differ by."""
@@ -212,7 +220,7 @@ def measuring_passes(concepts: Sequence[Concept], settings: Settings) -> int:
 
 def looking_passes(concepts: Sequence[Concept], settings: Settings) -> int:
     """Network passes of looking at the styles, at most."""
-    looks = [(concept, contexts) for concept in concepts if is_style(concept) for contexts in (PICTURES, MORE_PICTURES)]
+    looks = [(concept, contexts) for concept in concepts if is_style(concept) for contexts in LOOKS]
     return sum(PASSES * len(_looked_at(concept, settings, contexts)) for concept, contexts in looks)
 
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from quality_charts import EDGE, FOLDER, GAP, GONE, KEPT, PANEL, ROOT, axes, text
+from scipy.stats import spearmanr
+
+from esd import until_gone
 
 FIGURES = ROOT / "lab" / "bench" / "until_gone_seeds.json"
 LEAST, MOST = -0.6, 1.1
@@ -34,7 +37,9 @@ def kind(task: str) -> str:
     """Return the panel of a task."""
     if "style" in task:
         return "styles"
-    return "several objects" if task.endswith("objects") else "objects" if ":" in task else "attributes"
+    if task.endswith("objects"):
+        return "several objects"
+    return "objects" if task.startswith("object:") else "attributes and replacements"
 
 
 def dots(row: Mapping[str, Any]) -> Iterator[tuple[str, Dot]]:
@@ -47,24 +52,19 @@ def dots(row: Mapping[str, Any]) -> Iterator[tuple[str, Dot]]:
         yield group, Dot(sum(values) / len(values), *shares)
 
 
-def spearman(pairs: Sequence[tuple[float, float]]) -> float:
-    """Return the correlation of the ranks, equal values sharing theirs."""
-    a, b = (_ranks([pair[i] for pair in pairs]) for i in (0, 1))
-    middle = (len(pairs) - 1) / 2
-    both = sum((x - middle) * (y - middle) for x, y in zip(a, b, strict=True))
-    each = [sum((x - middle) ** 2 for x in ranks) for ranks in (a, b)]
-    return both / max((each[0] * each[1]) ** 0.5, 1e-12)
-
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    return [sum(v < value for v in values) + (sum(v == value for v in values) - 1) / 2 for value in values]
+def by_kind(rows: list[dict[str, Any]]) -> dict[str, list[tuple[str, Dot]]]:
+    """Return the dots of each panel."""
+    panels: dict[str, list[tuple[str, Dot]]] = {}
+    for row in rows:
+        panels.setdefault(kind(row["task"]), []).extend(dots(row))
+    return panels
 
 
 def limits(panel: str) -> tuple[float, float]:
     """Return the residuals at which such a concept counts as gone."""
-    from esd.until_gone import GONE as BY_KIND
-
-    return BY_KIND["style" if panel == "styles" else "attribute" if panel == "attributes" else "object"]
+    if panel.startswith("attributes"):
+        return until_gone.INSTEAD
+    return until_gone.GONE["style" if panel == "styles" else "object"]
 
 
 def chart(panels: Mapping[str, list[tuple[str, Dot]]]) -> str:
@@ -104,17 +104,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", metavar="FILE", type=Path, default=FIGURES, help="the figures to draw")
     rows = json.loads(parser.parse_args().json.read_text("utf-8"))["rows"]
-    panels: dict[str, list[tuple[str, Dot]]] = {}
-    for row in rows:
-        panels.setdefault(kind(row["task"]), []).extend(dots(row))
+    panels = by_kind(rows)
     (FOLDER / "until_gone.svg").write_text(chart(panels), "utf-8")
     print("| tasks | prompts | judgements | rank correlation, first judge | second judge |\n|---|---|---|---|---|")
     for name, found in panels.items():
         for group, (words, _) in GROUPS.items():
             own = [dot for which, dot in found if which == group]
-            by = [
-                spearman([(dot.residual, share(dot)) for dot in own]) for share in (lambda d: d.first, lambda d: d[2])
-            ]
+            residuals = [dot.residual for dot in own]
+            by = [spearmanr(residuals, [dot[judge] for dot in own]).statistic for judge in (1, 2)]
             print(f"| {name} | {words} | {len(own)} | {by[0]:.2f} | {by[1]:.2f} |")
 
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:] = [str(ROOT)] + [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT / "lab" / "launch"]
 
 from commands import evaluate  # noqa: E402
-from lab.launch import arguments, check, demo, lint, locales, serve  # noqa: E402
+from lab.launch import arguments, check, demo, lint, locales, newest, serve  # noqa: E402
 from lab.launch.server import ServerError  # noqa: E402
 
 
@@ -29,9 +29,9 @@ def _test(rest: list[str]) -> int:
     import pytest
 
     os.chdir(ROOT)
-    named = [each for each in rest if (ROOT / each.partition("::")[0]).exists()]
+    named = newest.named_tests(rest)
     one_file = len(named) == 1 and ".py" in named[0]
-    return int(pytest.main(rest if one_file or "-n" in rest else ["-n", "2", "--no-loadscope-reorder", *rest]))
+    return int(pytest.main(rest if one_file else ["-n", "2", "--no-loadscope-reorder", *rest]))
 
 
 def _lint(rest: list[str]) -> int:

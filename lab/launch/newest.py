@@ -33,5 +33,9 @@ def choose(variables: MutableMapping[str, str]) -> bool:
 
 def pytest_arguments(given: list[str]) -> list[str]:
     """Return the tests of this list with what was given, or that alone where it names tests itself."""
-    named = any((ROOT / each.partition("::")[0]).exists() for each in given)
-    return given if named else [*(f"tests/{name}" for name in TESTS), *given]
+    return given if named_tests(given) else [*(f"tests/{name}" for name in TESTS), *given]
+
+
+def named_tests(given: list[str]) -> list[str]:
+    """Return those of pytest's arguments that name files or folders."""
+    return [each for each in given if (ROOT / each.partition("::")[0]).exists()]

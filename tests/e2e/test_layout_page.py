@@ -78,7 +78,7 @@ def faults(places: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
 def test_no_node_covers_another_or_leaves_its_group(shown, vue):
     """With a line of text on every node that says one, and rarely used inputs unfolded."""
-    shown.evaluate("on => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", vue)
+    browser.set_renderer(shown, vue)
     found = {}
     for path in WORKFLOWS:
         workflow = json.loads(path.read_text("utf-8"))
@@ -93,5 +93,4 @@ def test_no_node_covers_another_or_leaves_its_group(shown, vue):
         assert places["drawn"] == len(workflow["nodes"]) * vue
         assert shown.locator("[data-esd-said]").count() > 0
         found[path.stem] = faults(places)
-    shown.evaluate("() => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
     assert found == {path.stem: [] for path in WORKFLOWS}

@@ -48,7 +48,7 @@ FINISH = "() => window.app.extensionManager.command.execute('ESD.FinishNow')"
 
 @pytest.mark.parametrize("vue", [False, pytest.param(True, marks=pytest.mark.full)], ids=["canvas", "vue"])
 def test_followed_reloaded_and_finished(page, host, vue):
-    page.evaluate("on => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", vue)
+    browser.set_renderer(page, vue)
     browser.load(page, workflow(3000 + vue))
     page.evaluate("() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
     page.wait_for_timeout(1500)
@@ -77,7 +77,7 @@ def test_followed_reloaded_and_finished(page, host, vue):
     assert page.errors == []
     runs = host.get("/esd/runs")["runs"]
     assert runs[-1]["state"] == "finished" and 10 <= runs[-1]["step"] < 3000
-    page.evaluate("() => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
+    browser.set_renderer(page, False)
     prompt = browser.as_prompt(page)
     assert not any("live" in node["inputs"] for node in prompt.values())
 

@@ -34,7 +34,7 @@ def shown(host):
 @pytest.fixture(params=[False, True], ids=["canvas", "vue"])
 def graph(shown, request):
     """Load Model, Concept, Erase Settings and Erase, connected."""
-    shown.evaluate("on => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", request.param)
+    browser.set_renderer(shown, request.param)
     shown.evaluate(MAKE, [[LOAD, CAT, SMALL, ERASE], LINKS])
     shown.wait_for_timeout(300)
     return shown

@@ -46,7 +46,7 @@ def shown(host: Any) -> Iterator[Any]:
 
 def put(page: Any, vue: bool) -> None:
     """Open the graph as a workflow of its own."""
-    page.evaluate("on => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", vue)
+    browser.set_renderer(page, vue)
     page.evaluate(MAKE, [NODES, LINKS])
     as_json = "id => JSON.stringify({...window.app.graph.serialize(), id})"
     browser.load(page, json.loads(page.evaluate(as_json, str(uuid4()))))
@@ -98,7 +98,6 @@ def test_lines_stay_once_and_leave_no_trace_in_files(shown, host, vue):
     browser.ready(shown)
     shown.wait_for_function("n => document.querySelectorAll('[data-esd-said]').length === n", arg=len(NODES))
     assert shown.evaluate(LINES) == lines
-    shown.evaluate("() => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
 
 
 @RENDERERS
@@ -115,7 +114,6 @@ def test_a_line_is_text_and_takes_the_room_of_its_words(shown, vue):
         shown.wait_for_timeout(500)
         heights.append(shown.evaluate("() => window.app.graph.nodes[3].computeSize()[1]"))
     assert heights[0] < heights[1] <= heights[2] < 300
-    shown.evaluate("() => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
 
 
 def test_the_page_knows_the_nodes_that_say_something():

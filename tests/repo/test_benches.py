@@ -108,6 +108,13 @@ def test_the_judge_s_time_is_not_counted(bench_modules, monkeypatch):
     assert watch.figures == {"seconds_to_erased": float(points), "points_to_erased": points}
 
 
+def test_the_chart_of_residuals_is_drawn_from_the_figures(bench_modules):
+    """Otherwise run `python run.py bench until_gone_chart`."""
+    drawing = pytest.importorskip("until_gone_chart")
+    rows = json.loads(drawing.FIGURES.read_text("utf-8"))["rows"]
+    assert (drawing.FOLDER / "until_gone.svg").read_text("utf-8") == drawing.chart(drawing.by_kind(rows))
+
+
 def test_the_charts_in_the_guides_are_drawn_from_the_figures(bench_modules):
     """Otherwise run `python run.py bench quality_charts`."""
     drawing = pytest.importorskip("quality_charts")

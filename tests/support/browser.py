@@ -52,10 +52,13 @@ def page_at(url: str, size: tuple[int, int] = (1600, 1000)) -> Iterator[Page]:
         renderer = page.evaluate("name => window.app.extensionManager.setting.get(name)", RENDERER)
         yield page
         with contextlib.suppress(Error):  # the server may be gone
-            page.evaluate(
-                "([name, value]) => window.app.extensionManager.setting.set(name, value)", [RENDERER, renderer]
-            )
+            set_renderer(page, renderer)
         browser.close()
+
+
+def set_renderer(page: Page, vue: bool) -> None:
+    """Draw nodes as Nodes 2.0 does, or on the canvas."""
+    page.evaluate("([name, on]) => window.app.extensionManager.setting.set(name, on)", [RENDERER, vue])
 
 
 def ready(page: Page) -> None:

@@ -47,7 +47,7 @@ def erasing(*concepts: str, **values: Any) -> tuple[list[Any], list[Any]]:
 
 def put(page: Any, graph: tuple[list[Any], list[Any]], vue: bool = False) -> list[int]:
     """Open a graph as a workflow of its own; the ids of its Erase nodes."""
-    page.evaluate("on => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", vue)
+    browser.set_renderer(page, vue)
     page.evaluate("() => app.canvas.setGraph(app.rootGraph ?? app.graph)")  # out of a subgraph, if one is open
     page.wait_for_timeout(300)  # the page notes where it is
     page.evaluate(MAKE, list(graph))
