@@ -1,4 +1,4 @@
-"""Several erasures into one: their sum, or the smallest change that still goes as far along each of them.
+"""Several erasures into one: each on its own prompts, their sum, or the smallest change that goes as far along each.
 
 With the changes D_i of one weight, "sum projected" is the shortest M with <M, D_i> >= |D_i|^2 for every i.  Changes
 at right angles are added, equal ones count once.  M is the sum of a_i D_i with a >= 0, where a minimises
@@ -13,14 +13,16 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from .closed_form import Tokens
 from .erasure import Erasure, LowRankChange
 from .errors import EsdError
+from .merge_by_prompts import on_own_prompts
 from .metadata import as_dicts
 
-SUM, PROJECTED = MODES = ("sum", "sum projected")
+BY_PROMPTS, SUM, PROJECTED = MODES = ("by prompts", "sum", "sum projected")
 
-DEFAULT = SUM
-"""Of four singles it leaves fewer pictures of what was erased, and keeps as many others: docs/batch.md."""
+DEFAULT = BY_PROMPTS
+"""Of sixteen singles it alone erases all and keeps the rest: docs/batch.md."""
 
 SWEEPS, TOLERANCE = 2000, 1e-9
 """At most so many rounds over the coefficients, until none of them moves more than this."""
@@ -31,13 +33,16 @@ COMMON = ("format", "version", "family", "method", "base_file", "base_sha256")
 Change = Tensor | LowRankChange
 
 
-def merge(erasures: Sequence[Erasure], mode: str = DEFAULT) -> Erasure:
-    """Return one erasure of all of them; raise EsdError where they do not fit each other."""
+def merge(erasures: Sequence[Erasure], mode: str, tokens: Tokens | None = None, keeps: Sequence[str] = ()) -> Erasure:
+    """Return one erasure of all of them; raise EsdError where they do not fit each other.
+
+    By prompts takes the text encoder's tokens, and prompts that are to stay as they are.
+    """
     if mode not in MODES:
         raise EsdError(f'There is no merge "{mode}": choose {" or ".join(MODES)}.')
     if not erasures:
         raise EsdError("There is nothing to merge: connect at least one erasure.")
-    by_name = _by_name(erasures)
+    by_name = _by_name(_on_own_prompts(erasures, tokens, keeps) if mode == BY_PROMPTS else erasures)
     shares = _shares(by_name, len(erasures)) if mode == PROJECTED else {}
     merged = {
         name: _sum([(shares.get(name, {}).get(i, 1.0), change) for i, change in changes.items()])
@@ -46,6 +51,13 @@ def merge(erasures: Sequence[Erasure], mode: str = DEFAULT) -> Erasure:
     full = {name: change for name, change in merged.items() if isinstance(change, Tensor)}
     low = {name: change for name, change in merged.items() if isinstance(change, LowRankChange)}
     return Erasure(full, merged_metadata([each.metadata for each in erasures], mode), low)
+
+
+def _on_own_prompts(erasures: Sequence[Erasure], tokens: Tokens | None, keeps: Sequence[str]) -> list[Erasure]:
+    if tokens is None:
+        raise EsdError("Merging by prompts needs the text encoder: connect the CLIP of the model, or merge by sum.")
+    _by_name(erasures)
+    return on_own_prompts(erasures, tokens, keeps)
 
 
 def _by_name(erasures: Sequence[Erasure]) -> dict[str, dict[int, Change]]:

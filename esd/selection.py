@@ -55,11 +55,11 @@ UNET_METHODS = (
     *("esd-x", "esd-x-strict", "esd-u", "esd-all", "selfattn"),
     *("xattn", "noxattn", "full", "notime", "xlayer", "selflayer"),
 )
-_PLAIN_TEXT = ("attn2.to_k.weight", "attn2.to_v.weight")
-UNET = LayerNames(plain_text=_PLAIN_TEXT, methods=UNET_METHODS)
-SDXL_UNET = LayerNames(
-    plain_text=_PLAIN_TEXT, outside_blocks=("emb", "input_blocks.0.0.", "out."), methods=UNET_METHODS
-)
+PLAIN_TEXT = ("attn2.to_k.weight", "attn2.to_v.weight")
+"""Those of the networks that have them."""
+
+UNET = LayerNames(plain_text=PLAIN_TEXT, methods=UNET_METHODS)
+SDXL_UNET = LayerNames(plain_text=PLAIN_TEXT, outside_blocks=("emb", "input_blocks.0.0.", "out."), methods=UNET_METHODS)
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from comfy_api.latest import io
 
+from ..esd.concepts import Keep
 from ..esd.erasure import Erasure
 from ..esd.merge import DEFAULT, MODES, merge
+from .host.model.text_tokens import tokens_of
 from .schema import finding
-from .sockets import CATEGORY, Erasures, Weights
+from .sockets import CATEGORY, Erasures, Keeps, Weights
 
 
 class ESDMergeErasures(io.ComfyNode):
@@ -33,10 +38,17 @@ class ESDMergeErasures(io.ComfyNode):
                     options=list(MODES),
                     default=DEFAULT,
                     optional=True,
-                    tooltip="sum: all changes added. sum projected: what several erasures have in common counts once, "
-                    "so that overlapping concepts do not add up.",
+                    tooltip="by prompts: each erasure acts on its own concept's prompts, and other prompts stay as they "
+                    "are; needs clip, for SD1.x, SD2.x and SDXL. sum: all changes added. sum projected: what several "
+                    "erasures have in common counts once.",
                 ),
                 Erasures.Input("previous", optional=True, tooltip="More erasures, from another Merge Erasures."),
+                io.Clip.Input("clip", optional=True, tooltip="The text encoder of the model; by prompts needs it."),
+                Keeps.Input(
+                    "keep",
+                    optional=True,
+                    tooltip="By prompts: prompts that stay as they are, beside those that the erasures kept.",
+                ),
             ],
             outputs=[
                 Weights.Output("merged", display_name="weights", tooltip="All of them as one, for Apply and Save."),
@@ -53,8 +65,13 @@ class ESDMergeErasures(io.ComfyNode):
         weights_4: Erasure | None = None,
         mode: str = DEFAULT,
         previous: tuple[Erasure, ...] = (),
+        clip: Any = None,
+        keep: tuple[Keep, ...] = (),
     ) -> io.NodeOutput:
         """Merge all that are connected."""
         more = (each for each in (weights_2, weights_3, weights_4) if each is not None)
         erasures = (*previous, weights, *more)
-        return io.NodeOutput(merge(erasures, mode), erasures)
+        tokens = tokens_of(clip) if clip is not None else None
+        kept = [prompt for each in keep if each.weight for prompt in each.prompts]
+        with torch.inference_mode(False):
+            return io.NodeOutput(merge(erasures, mode, tokens, kept), erasures)

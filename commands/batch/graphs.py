@@ -89,7 +89,7 @@ def merging_graph(
     for first in range(0, len(loaded), 4):
         names = ("weights", "weights_2", "weights_3", "weights_4")
         links = dict(zip(names, loaded[first : first + 4], strict=False))
-        merged = graph.add("ESDMergeErasures", mode=mode, **links, **previous)
+        merged = graph.add("ESDMergeErasures", mode=mode, clip=parts["clip"], **links, **previous)
         previous = {"previous": [merged, 1]}
     applied = graph.add("ESDApply", model=parts["model"], weights=[merged, 0], strength=1.0)
     _end(graph, parts, [applied, 0], [merged, 0], concepts, ending)

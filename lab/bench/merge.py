@@ -42,8 +42,10 @@ def _single(bench: Bench, name: str, seed: int) -> dict[str, Any]:
 def _merged(bench: Bench, task: Task, weights: list[Any], mode: str) -> dict[str, Any]:
     from esd_pack.esd.merge import merge
     from esd_pack.nodes.host.model.apply import apply
+    from esd_pack.nodes.host.model.text_tokens import tokens_of
 
-    return bench.counts(apply(bench.world.loaded.model, merge(weights, mode), 1.0), task)
+    loaded = bench.world.loaded
+    return bench.counts(apply(loaded.model, merge(weights, mode, tokens_of(loaded.clip)), 1.0), task)
 
 
 def shown(row: dict[str, Any]) -> str:

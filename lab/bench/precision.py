@@ -145,7 +145,7 @@ class Half(Playground):
             both.append(rounding(make_denoiser(plan, lambda samples: None), precision))
         split = Split(*both, ARMS[arm][2])
         with rounding_backward(ARMS[arm][1]):
-            erase(split, conditions, concepts, keeps, plan.settings, lambda step: False)
+            erase(split, conditions, concepts, plan.settings, keeps)
         return {f"diffusion_model.{name}": t for name, t in split.difference().items()}
 
     def row(self, task: Task, arm: str, seed: int, exact: Mapping[str, Tensor] | None) -> dict[str, Any]:

@@ -7,11 +7,17 @@ import json
 import pytest
 import torch
 
+from esd_pack.esd.closed_form import RIDGE, second_moment, staying_prompts
 from esd_pack.esd.erasure import Erasure, LowRankChange
 from esd_pack.esd.errors import EsdError
-from esd_pack.esd.merge import MODES, PROJECTED, SUM, least_reaching, merge
+from esd_pack.esd.merge import BY_PROMPTS, MODES, PROJECTED, SUM, least_reaching, merge
+from esd_pack.esd.merge_by_prompts import concepts_of
 
 NAME = "diffusion_model.a.weight"
+VALUES, OUT = "diffusion_model.a.attn2.to_v.weight", "diffusion_model.a.attn2.to_out.0.weight"
+ADDING = [mode for mode in MODES if mode != BY_PROMPTS]
+WIDTH = 400
+"""Wide enough that the tokens of a few dozen prompts can be told apart."""
 
 
 def full(*rows: list[float], **metadata: str) -> Erasure:
@@ -23,7 +29,7 @@ def drawn(seed: int, rank: int) -> LowRankChange:
     return LowRankChange(torch.randn((6, rank), generator=generator), torch.randn((rank, 5), generator=generator))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ADDING)
 def test_one_erasure_is_itself_and_strangers_to_each_other_are_added(mode):
     one, other = full([3.0, 0.0]), full([0.0, 4.0])
     assert torch.equal(merge([one], mode).differences[NAME], one.differences[NAME])
@@ -55,7 +61,7 @@ def test_the_order_does_not_matter():
     assert torch.allclose(there, back, atol=1e-5)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ADDING)
 def test_low_rank_changes_stay_low_rank_and_are_the_same_change(mode):
     parts = [drawn(1, 2), drawn(2, 3)]
     low = merge([Erasure({}, low_rank={NAME: part}) for part in parts], mode)
@@ -69,10 +75,76 @@ def test_low_rank_changes_stay_low_rank_and_are_the_same_change(mode):
 def test_the_metadata_says_what_all_have_in_common_and_every_concept():
     one = full([1.0], family="SD1.x", seed="1", concepts=json.dumps([{"erase": "cat"}]))
     other = full([2.0], family="SD1.x", seed="2", concepts=json.dumps([{"erase": "dog"}]))
-    said = merge([one, other]).metadata
+    said = merge([one, other], SUM).metadata
     assert said["esd.family"] == "SD1.x" and "esd.seed" not in said
     assert [each["erase"] for each in json.loads(said["esd.concepts"])] == ["cat", "dog"]
     assert said["esd.merged"] == "2 erasures, sum"
+
+
+def tokens(prompt: str) -> torch.Tensor:
+    """One token for each word, the same wherever it stands, behind one for the start."""
+    seeds = (sum(b * 31**i for i, b in enumerate(word.encode())) for word in ("<start>", *prompt.split()))
+    randoms = (torch.Generator().manual_seed(seed % 2**63) for seed in seeds)
+    return torch.stack([torch.randn(WIDTH, generator=each, dtype=torch.float64) for each in randoms])
+
+
+def erasing(word: str, seed: int, rank: int = 0, **metadata: str) -> Erasure:
+    """An erasure that changes values at random, for all prompts, and another layer."""
+    random = torch.Generator().manual_seed(seed)
+    up, down, out = (torch.randn(size, generator=random) for size in ((6, 3), (3, WIDTH), (2, 2)))
+    said = {"esd.concepts": json.dumps([{"erase": word, "contexts": [{"prompt": f"a photo of a {word}"}]}]), **metadata}
+    if rank:
+        return Erasure({OUT: out}, said, {VALUES: LowRankChange(up[:, :rank], down[:rank])})
+    return Erasure({VALUES: up @ down, OUT: out}, said)
+
+
+def moved(erasure: Erasure, prompt: str) -> torch.Tensor:
+    """What an erasure adds to the values of a prompt's own words."""
+    return tokens(prompt)[1:] @ erasure.change(VALUES).double().mT
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_by_prompts_each_acts_on_its_own_words_and_no_other(rank):
+    one, other = erasing("axolotl", 1, rank), erasing("quokka", 2)
+    made = merge([one, other], BY_PROMPTS, tokens, ["gecko"])
+    for word, own in (("axolotl", one), ("quokka", other)):
+        torch.testing.assert_close(moved(made, word), moved(own, word), rtol=0.02, atol=0.2)
+        assert float(moved(merge([one, other], SUM), word).sub(moved(own, word)).norm()) > 10
+    for kept in ("gecko", "dog", "house"):
+        assert float(moved(made, kept).norm()) < 0.05 * float(moved(one, kept).norm())
+    assert torch.equal(made.differences[OUT], one.differences[OUT] + other.differences[OUT])
+    low = merge([one, one], BY_PROMPTS, tokens)
+    assert bool(low.low_rank) == bool(rank)
+
+
+def test_by_prompts_the_same_erasure_twice_counts_once():
+    one = erasing("axolotl", 1)
+    once, twice = (moved(merge([one] * count, BY_PROMPTS, tokens), "axolotl") for count in (1, 2))
+    torch.testing.assert_close(once, twice, rtol=0.02, atol=0.1)
+
+
+def test_by_prompts_what_an_erasure_kept_stays():
+    kept = {"esd.keeps": json.dumps([{"prompts": ["gecko"], "weight": 1.0}])}
+    plain, keeping = (merge([erasing("axolotl", 1, **said)], BY_PROMPTS, tokens) for said in ({}, kept))
+    assert float(moved(keeping, "gecko").norm()) < 0.1 * float(moved(plain, "gecko").norm())
+
+
+def test_by_prompts_solves_its_least_squares():
+    """Against a solver of stacked rows: sqrt(share) (M e - D_i e) = 0, and what stays."""
+    parts = [erasing(word, seed) for seed, word in enumerate(("axolotl", "quokka"))]
+    found = merge(parts, BY_PROMPTS, tokens).differences[VALUES].double()
+    concepts = [concept for part in parts for concept in concepts_of(part.metadata)]
+    stay = [tokens(prompt) for prompt in staying_prompts(concepts)]
+    ridge = RIDGE * second_moment(stay).diagonal().mean()
+    rows, wanted = [torch.eye(WIDTH, dtype=torch.float64) * ridge.sqrt()], [torch.zeros((WIDTH, 6)).double()]
+    for part, concept in zip(parts, concepts, strict=True):
+        for prompt in (concept.student_prompt, *(context.prompt for context in concept.contexts)):
+            rows.append(0.5**0.5 * tokens(prompt))
+            wanted.append(rows[-1] @ part.differences[VALUES].double().mT)
+    rows += [each / len(stay) ** 0.5 for each in stay]
+    wanted += [torch.zeros((len(each), 6)).double() for each in stay]
+    exact = torch.linalg.lstsq(torch.cat(rows), torch.cat(wanted)).solution.mT
+    torch.testing.assert_close(found, exact, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -82,8 +154,25 @@ def test_the_metadata_says_what_all_have_in_common_and_every_concept():
         ([full([1.0])], "mean", 'no merge "mean"'),
         ([full([1.0]), full([1.0, 2.0])], SUM, "different kinds of model"),
         ([full([1.0]), full([float("nan")])], PROJECTED, "NaN or infinity"),
+        ([full([1.0])], BY_PROMPTS, "Erasure 1 does not say what it erases"),
+        ([full([1.0], concepts='[{"erase": "cat"}]')], BY_PROMPTS, "no keys or values of text"),
+        ([Erasure({VALUES: torch.ones(2, 3)}, {"esd.concepts": '[{"erase": "cat"}]'})], BY_PROMPTS, "trained for 3"),
     ],
 )
 def test_what_cannot_be_merged_is_refused(erasures, mode, message):
     with pytest.raises(EsdError, match=message):
-        merge(erasures, mode)
+        merge(erasures, mode, tokens)
+
+
+def test_by_prompts_needs_the_text_encoder():
+    with pytest.raises(EsdError, match="connect the CLIP"):
+        merge([full([1.0])], BY_PROMPTS)
+
+
+def test_concepts_are_read_from_any_metadata():
+    (cat,) = concepts_of({"esd.concepts": '[{"erase": "cat"}, {"erase": ""}, {"erase": 3}]'})
+    assert cat.student_prompt == "cat" and "a photo of a cat" in [context.prompt for context in cat.contexts]
+    stored = {"erase": "hat", "erase_from": "man in a hat", "contexts": [{"prompt": "x hat"}, {"prompt": 3}, "y"]}
+    (hat,) = concepts_of({"esd.concepts": json.dumps([stored])})
+    assert hat.student_prompt == "man in a hat" and [context.prompt for context in hat.contexts] == ["x hat"]
+    assert concepts_of({"esd.concepts": "[["}) == [] and concepts_of({}) == []

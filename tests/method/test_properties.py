@@ -28,6 +28,7 @@ from esd_pack.esd import (
     examples,
     first_names,
     merge,
+    merge_by_prompts,
     metadata,
     objective,
     optimizers,
@@ -750,7 +751,7 @@ class TestJudgedAndMerged:
             assert len(arms) == len(names) and len(compare.compare(arms)) == len(names)
 
     @examples_of(30)
-    @given(st.integers(1, 4), st.sampled_from(tuple(merge.MODES)), st.floats(-2, 2), st.integers(0, 2**32))
+    @given(st.integers(1, 4), st.sampled_from((merge.SUM, merge.PROJECTED)), st.floats(-2, 2), st.integers(0, 2**32))
     def test_erasures_are_made_one(self, count, mode, scale, seed):
         random = torch.Generator().manual_seed(seed)
         parts = [erasure.Erasure({"a": scale * torch.randn((3, 2), generator=random)}) for _ in range(count)]
@@ -761,6 +762,25 @@ class TestJudgedAndMerged:
         flat = torch.stack([part.differences["a"].flatten().double() for part in parts])
         assert bool((merge.least_reaching((flat @ flat.T)[None]) >= 0).all())
         assert merge.merged_metadata([{}] * count, mode)["esd.merged"].startswith(f"{count} erasures")
+
+    @examples_of(20)
+    @given(st.lists(TEXTS, min_size=1, max_size=3), st.integers(0, 2**32))
+    def test_merging_by_any_words_keeps_what_changes(self, words, seed):
+        random = torch.Generator().manual_seed(seed)
+        told = {word: torch.randn((3, 4), generator=random, dtype=torch.float64) for word in words}
+        tokens = lambda prompt: told.get(prompt, torch.eye(4, dtype=torch.float64))  # noqa: E731
+        parts = [
+            erasure.Erasure(
+                {"a.attn2.to_k.weight": torch.randn((2, 4), generator=random), "b": torch.ones(1)},
+                {"esd.concepts": json.dumps([{"erase": word}])},
+            )
+            for word in words
+        ]
+        made = outcome(lambda: merge_by_prompts.on_own_prompts(parts, tokens))
+        assert (made is None) == (not all(merge_by_prompts.concepts_of(each.metadata) for each in parts))
+        for own, part in zip(made or (), parts, strict=False):
+            assert own.names == part.names and own.differences["b"].equal(part.differences["b"])
+            assert bool(torch.isfinite(own.differences["a.attn2.to_k.weight"]).all())
 
     @examples_of(40)
     @given(st.integers(1, 50), st.integers(1, 4), st.booleans(), st.sampled_from(("when gone", "after all steps")))

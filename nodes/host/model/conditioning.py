@@ -35,8 +35,7 @@ def encode(
     guidance: Guidance = Guidance(),
 ) -> dict[str, Condition]:
     """Every prompt as a condition for latents of that shape ("c h w"), encoded once, as ordinary tensors."""
-    if clip is None:
-        raise EsdError("No CLIP arrived: this checkpoint has no text encoder, so connect one with Load CLIP.")
+    require_clip(clip)
     noise = torch.zeros((1, *latent_shape))
     return {prompt: _encode(host, clip, prompt, noise, device, guidance) for prompt in prompts}
 
@@ -58,10 +57,21 @@ def _encode(
         if family.guidance == EMBEDDED:
             tensors["guidance"] = torch.tensor([guidance.training or family.training_guidance], device=device)
             sampling["guidance"] = torch.tensor([guidance.trajectory or family.guidance_scale], device=device)
-    if not all(bool(torch.isfinite(t).all()) for t in tensors.values()):
+    require_finite(prompt, tensors.values())
+    constants = {name: c for name, c in told.items() if name not in tensors}
+    return Condition(tensors, constants, sampling, repeatable=not family.joint_attention)
+
+
+def require_finite(prompt: str, told: Iterable[torch.Tensor]) -> None:
+    """Raise EsdError where the text encoder does not give numbers for a prompt."""
+    if not all(bool(torch.isfinite(t).all()) for t in told):
         raise EsdError(
             f'The text encoder makes NaN or infinity of the prompt "{prompt:.100}": take weights such as (cat:nan) '
             "out of it, or load another text encoder."
         )
-    constants = {name: c for name, c in told.items() if name not in tensors}
-    return Condition(tensors, constants, sampling, repeatable=not family.joint_attention)
+
+
+def require_clip(clip: Any) -> None:
+    """Raise EsdError where a checkpoint had no text encoder."""
+    if clip is None:
+        raise EsdError("No CLIP arrived: this checkpoint has no text encoder, so connect one with Load CLIP.")

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ....esd.closed_form import Tokens
 from ....esd.concepts import Concept, Keep
 from ....esd.erasure import PREFIX, Erasure
 from ....esd.errors import EsdError
@@ -18,6 +19,7 @@ from ....esd.unified_concept_editing import edit
 from ..families import require_plain_weights
 from .host_model import HostModel, as_host_model
 from .network import weights_of
+from .text_tokens import tokens_of
 
 METHOD = "uce"
 
@@ -27,10 +29,11 @@ def unified_concept_editing(
 ) -> Erasure:
     """Return the edit of a MODEL; raise EsdError where there is no such closed form."""
     host = as_host_model(model)
-    _require_fitting(host, clip, concepts)
+    _require_fitting(host, concepts)
     require_plain_weights(model, "editing them", "load the fp16, bf16 or fp32 file (weight_dtype default).")
-    pairs = [_tokens(clip, concept.erase, concept.replace_with) for concept in concepts]
-    kept = [_embedding(clip, prompt) for prompt in dict.fromkeys(p for keep in keeps for p in keep.prompts)]
+    tokens = tokens_of(clip)
+    pairs = [_pair(tokens, concept.erase, concept.replace_with) for concept in concepts]
+    kept = [tokens(prompt) for prompt in dict.fromkeys(p for keep in keeps for p in keep.prompts)]
     erased, wanted = (torch.cat(side) for side in zip(*pairs, strict=True))
     change = edit(erased, wanted, torch.cat(kept) if kept else erased[:0], ridge)
     names, weights = select("esd-x-strict", weights_of(host.network), host.family.layer_names), host.weights()
@@ -49,9 +52,7 @@ def unified_concept_editing(
     )
 
 
-def _require_fitting(host: HostModel, clip: Any, concepts: Sequence[Concept]) -> None:
-    if clip is None:
-        raise EsdError("No CLIP arrived: this checkpoint has no text encoder, so connect one with Load CLIP.")
+def _require_fitting(host: HostModel, concepts: Sequence[Concept]) -> None:
     if host.family.layer_names.text_key_value != UNET.text_key_value:
         raise EsdError(
             f"Unified Concept Editing solves for keys and values of text attention, and {host.family.name} has none of "
@@ -61,13 +62,8 @@ def _require_fitting(host: HostModel, clip: Any, concepts: Sequence[Concept]) ->
         raise EsdError("Unified Concept Editing knows no erase_from: leave it empty, and say what to replace with.")
 
 
-def _tokens(clip: Any, erased: str, wanted: str) -> tuple[Tensor, Tensor]:
+def _pair(tokens: Tokens, erased: str, wanted: str) -> tuple[Tensor, Tensor]:
     """Return the embeddings of two prompts' tokens place by place, "n d" each."""
-    both = _embedding(clip, erased), _embedding(clip, wanted)
+    both = tokens(erased), tokens(wanted)
     count = min(map(len, both))
     return both[0][:count], both[1][:count]
-
-
-def _embedding(clip: Any, prompt: str) -> Tensor:
-    tokens: Tensor = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))[0][0]
-    return tokens[0].detach().double().cpu()
