@@ -38,9 +38,9 @@ class ESDMergeErasures(io.ComfyNode):
                     options=list(MODES),
                     default=DEFAULT,
                     optional=True,
-                    tooltip="by prompts: each erasure acts on its own concept's prompts, and other prompts stay as they "
-                    "are; needs clip, for SD1.x, SD2.x and SDXL. sum: all changes added. sum projected: what several "
-                    "erasures have in common counts once.",
+                    tooltip="by prompts: each erasure acts on its own concept's prompts, and other prompts stay as "
+                    "they are; needs clip, for SD1.x, SD2.x and SDXL. sum: all changes added. sum projected: what "
+                    "several erasures have in common counts once.",
                 ),
                 Erasures.Input("previous", optional=True, tooltip="More erasures, from another Merge Erasures."),
                 io.Clip.Input("clip", optional=True, tooltip="The text encoder of the model; by prompts needs it."),

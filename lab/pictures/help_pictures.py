@@ -105,6 +105,7 @@ GRAPHS: dict[str, Graph] = {
         ],
         [
             *((0, "MODEL", place, "model") for place in (1, 2, 4)),
+            (0, "CLIP", 3, "clip"),
             (1, "weights", 3, "weights"),
             (2, "weights", 3, "weights_2"),
             (3, "weights", 4, "weights"),
