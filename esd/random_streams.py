@@ -7,6 +7,9 @@ import torch
 ERASED, KEPT, MEASURING, CONFIRMING, LOOKING, ATTACKING, DRIFTING = range(7)
 """What draws: examples of concepts and of keeps, held-out trajectories, looks, attacks, held-out points of keeps."""
 
+ASKING, SIDES = 32, 33
+"""Which pairs are on a blind sheet, and what is left and right there."""
+
 
 def stream_generator(seed: int, stream: int) -> torch.Generator:
     """Return the generator of a stream, on the CPU."""

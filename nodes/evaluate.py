@@ -12,8 +12,9 @@ from ..esd.evaluate.judge import Judge
 from ..esd.evaluate.metrics import Change, changes, percent, rate_words
 from ..esd.evaluate.prompt_set import ERASED, KEPT, PromptSet
 from ..esd.evaluate.report import PicturePair, Report
+from ..esd.evaluate.study import on_sheet
 from .drawing_inputs import drawing, resuming, sampling_of_rows
-from .host.files.evaluation import told
+from .host.files.evaluation import Shown, told
 from .host.files.kept_rows import KeptRows
 from .host.files.save import check_name
 from .host.images import evaluate as host
@@ -106,7 +107,7 @@ class ESDEvaluate(io.ComfyNode):
             seconds=tuple(drawn.seconds.items()),
         )
         worst = _worst_first(drawn)
-        text, shown = told(report, file_name, [_pair(b, a) for b, a in worst])
+        text, shown = told(report, file_name, Shown([_pair(*p) for p in worst], _by_lot(drawn, seed), seed))
         rates = percent(report.changes, ERASED, missing=True), percent(report.changes, KEPT)
         return io.NodeOutput(report, _picture(report, worst), *rates, text, ui=shown)
 
@@ -124,6 +125,12 @@ def _worst_first(drawn: host.Drawn) -> list[Pair]:
         of_role.sort(key=lambda pair: (sign * pair[1].score.found, sign * pair[1].score.score))
         chosen += of_role[:SHOWN]
     return chosen
+
+
+def _by_lot(drawn: host.Drawn, seed: int) -> list[PicturePair]:
+    """Return the pairs of a blind sheet."""
+    pairs = list(zip(drawn.pictures[host.BASE], drawn.pictures[host.ERASED_MODEL], strict=True))
+    return [_pair(*pairs[place]) for place in on_sheet([before.score.role for before, _ in pairs], seed)]
 
 
 def _pair(before: host.KeptPicture, after: host.KeptPicture) -> PicturePair:
@@ -199,8 +206,8 @@ def _how() -> list[io.Input]:
         io.String.Input(
             "file_name",
             default="esd/evaluation",
-            tooltip="Where the report goes in the output folder: a page, its data (JSON) and a table (CSV) of every "
-            "picture. Empty writes nothing.",
+            tooltip="Where the report goes in the output folder: a page, its data (JSON), a table (CSV) of every "
+            "picture and a blind sheet for a user study. Empty writes nothing.",
         ),
         io.String.Input(
             "name", default="erased", optional=True, tooltip="What Compare Reports calls this MODEL: ESD, or strong."

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from html import escape
 from typing import Any
 
 from .attack import Comeback
 from .compare import ArmRates
 from .in_model import Measured
 from .metrics import Change, Score, rate_words
+from .page import escaped, page, picture, table
 
 SCHEMA = "esd-evaluation-1"
 """The layout of the JSON; a change that readers would notice gets the next number."""
@@ -113,8 +112,7 @@ def _levels(measured: Measured) -> str:
 def to_html(report: Report, pairs: Sequence[PicturePair] = ()) -> str:
     """Return a page that needs no other file; every text in it is escaped, and it runs no script."""
     parts = [
-        f"<h1>{_text(report.title)}</h1>",
-        _table(("setting", "value"), [*report.about, *([("judge", report.judge)] if report.judge else [])]),
+        table(("setting", "value"), [*report.about, *([("judge", report.judge)] if report.judge else [])]),
         _found(report.changes),
         _arms(report.arms),
         _attacks(report.attacks),
@@ -122,32 +120,7 @@ def to_html(report: Report, pairs: Sequence[PicturePair] = ()) -> str:
         _gallery(pairs),
         _scores(report.scores),
     ]
-    return _PAGE.format(title=_text(report.title), body="\n".join(filter(None, parts)))
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>
-body {{ font: 15px/1.5 sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #202020 }}
-table {{ border-collapse: collapse; margin: 1rem 0 }} td, th {{ text-align: left; padding: .2rem .8rem .2rem 0 }}
-th {{ border-bottom: 1px solid #bbb }} figure {{ display: inline-block; margin: .5rem 1rem .5rem 0 }}
-figure img {{ width: 12rem }} figcaption {{ color: #666 }}
-</style></head><body>
-{body}
-</body></html>
-"""
-
-
-def _text(value: object) -> str:
-    return escape(str(value).encode("utf-8", "replace").decode("utf-8"))
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    head = "".join(f"<th>{_text(cell)}</th>" for cell in header)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if body else ""
+    return page(report.title, parts)
 
 
 def _found(changes: Sequence[Change]) -> str:
@@ -164,7 +137,7 @@ def _found(changes: Sequence[Change]) -> str:
         for c in changes
     ]
     head = ("role", "found before", "found after", "only before", "only after", "p (McNemar)", "interval")
-    return "<h2>Found by the judge</h2>" + _table(head, rows) if rows else ""
+    return "<h2>Found by the judge</h2>" + table(head, rows) if rows else ""
 
 
 def _arms(arms: Sequence[ArmRates]) -> str:
@@ -176,14 +149,14 @@ def _arms(arms: Sequence[ArmRates]) -> str:
         for role, found in arm.rates
     ]
     head = ("model", "role", "found", "p against the first (McNemar)", "interval")
-    return "<h2>Beside each other</h2>" + _table(head, rows) if rows else ""
+    return "<h2>Beside each other</h2>" + table(head, rows) if rows else ""
 
 
 def _attacks(attacks: Sequence[Comeback]) -> str:
     figures = [(each.prompt, each.own, each.attacked, each.control) for each in attacks]
     found = [(each.prompt, how, rate_words(rate)) for each in attacks for how, rate in each.found]
-    tables = _table(("concept", "residual", "under attack", "control"), figures)
-    return f"<h2>Brought back</h2>{tables}{_table(('concept', 'drawn by', 'found'), found)}" if attacks else ""
+    tables = table(("concept", "residual", "under attack", "control"), figures)
+    return f"<h2>Brought back</h2>{tables}{table(('concept', 'drawn by', 'found'), found)}" if attacks else ""
 
 
 def _inside(report: Report) -> str:
@@ -195,26 +168,22 @@ def _inside(report: Report) -> str:
         (m.prompt, *(f"{sigma:.2f}: {rho:.2f}" for sigma, rho in zip(m.sigmas, m.residuals, strict=True)))
         for m in report.concepts
     ]
-    found = _table(("concept", "residual", "high noise", "low noise", "null drift"), concepts)
-    found += _table(("residual by noise level",), levels) + _table(("keep", "drift"), keeps)
+    found = table(("concept", "residual", "high noise", "low noise", "null drift"), concepts)
+    found += table(("residual by noise level",), levels) + table(("keep", "drift"), keeps)
     return "<h2>Inside the model</h2>" + found if found else ""
 
 
 def _gallery(pairs: Sequence[PicturePair]) -> str:
     shown = "".join(
-        f"<figure>{_picture(p.before)} {_picture(p.after)}"
-        f"<figcaption>{_text(p.role)}: {_text(p.prompt)}, seed {p.seed}</figcaption></figure>"
+        f"<figure>{picture(p.before)} {picture(p.after)}"
+        f"<figcaption>{escaped(p.role)}: {escaped(p.prompt)}, seed {p.seed}</figcaption></figure>"
         for p in pairs
     )
     return f"<h2>Before and after, same noise</h2>{shown}" if shown else ""
-
-
-def _picture(jpeg: bytes) -> str:
-    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode("ascii")}">'
 
 
 def _scores(scores: Sequence[Score]) -> str:
     rows = [
         (s.model, s.case, s.role, s.prompt, s.seed, s.label, s.answer, f"{s.score:.3f}", int(s.found)) for s in scores
     ]
-    return f"<details><summary>Every picture</summary>{_table(COLUMNS, rows)}</details>" if rows else ""
+    return f"<details><summary>Every picture</summary>{table(COLUMNS, rows)}</details>" if rows else ""

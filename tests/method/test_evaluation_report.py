@@ -15,10 +15,11 @@ from hypothesis import given
 from esd_pack.esd.evaluate.in_model import Measured
 from esd_pack.esd.evaluate.metrics import Score, changes
 from esd_pack.esd.evaluate.report import PicturePair, Report, to_csv, to_html, to_json, to_text
+from esd_pack.esd.evaluate.study import on_sheet, to_study
 from support.odd_values import TEXTS, examples_of
 
 CONCEPT = Measured("cat", (8.0, 2.0), (0.1, -0.3), (0.5, 0.4), (0.2, 0.1))
-VOID = ("meta", "img", "br", "hr")
+VOID = ("meta", "img", "br", "hr", "input")
 
 
 def scores(model, found, prompt="cat"):
@@ -108,6 +109,45 @@ def test_no_text_of_a_set_or_a_model_becomes_markup(prompt, name):
     page = Page(to_html(made, [PicturePair(hostile, hostile, 1, b"", b"")]))
     assert not [tag for tag, attributes in page.tags if tag == "script" or any(a.startswith("on") for a in attributes)]
     assert sum(tag == "img" for tag, _ in page.tags) == 2 and page.open == []
+    sheet = Page(to_study(hostile, [PicturePair(hostile, hostile, 1, b"", b"")] * 2, 0))
+    assert not [tag for tag, attributes in sheet.tags if tag == "script" or any(a.startswith("on") for a in attributes)]
+    assert sum(tag == "img" for tag, _ in sheet.tags) == 4 and sheet.open == []
+
+
+def pairs(count, role="erased"):
+    return [PicturePair(role, f"cat {i}", i, f"{i} before".encode(), f"{i} after".encode()) for i in range(count)]
+
+
+def test_a_blind_sheet_has_sides_by_lot_and_its_key_at_the_end():
+    asked = pairs(40) + pairs(2, "kept")
+    page = Page(to_study("Cat", asked, 3))
+    jpegs = [base64.b64decode(a["src"].partition(",")[2]).decode() for tag, a in page.tags if tag == "img"]
+    sides = list(zip(jpegs[::2], jpegs[1::2], strict=True))
+    assert all(sorted(s) == [f"{p.seed} after", f"{p.seed} before"] for s, p in zip(sides, asked, strict=True))
+    swapped = ["after" in left for left, _ in sides]
+    assert sum(swapped) == 21 and swapped != sorted(swapped), "as often as not, by lot"
+    key = page.texts[page.texts.index("seed") + 1 :]
+    rows = [cells[:6] for cells in zip(*[(text for text in key if text.strip())] * 6, strict=False)][: len(asked)]
+    assert [row[1] for row in rows] == ["after" if s else "before" for s in swapped]
+    assert [(int(row[0]), row[3], row[4], int(row[5])) for row in rows] == [
+        (i + 1, p.role, p.prompt, p.seed) for i, p in enumerate(asked)
+    ]
+    radios = [a for tag, a in page.tags if tag == "input"]
+    assert len(radios) == 4 * len(asked) and len({a["name"] for a in radios}) == len(asked)
+    counted = [a["class"] for a in radios if a["name"] == "pair-0"]
+    assert counted == [f"{kind}-0" for kind in (("after", "before") if swapped[0] else ("before", "after"))] + [
+        "both-0",
+        "none-0",
+    ]
+    assert to_study("Cat", asked, 3) == to_study("Cat", asked, 3) != to_study("Cat", asked, 4)
+
+
+def test_a_blind_sheet_asks_for_some_of_each_role():
+    roles = ["erased"] * 100 + ["kept"] * 5 + ["alternatives"]
+    chosen = on_sheet(roles, 0)
+    assert len(set(chosen)) == len(chosen) == 8 + 5 + 1 and chosen != sorted(chosen)
+    assert [sum(roles[place] == role for place in chosen) for role in dict.fromkeys(roles)] == [8, 5, 1]
+    assert on_sheet([], 0) == [] and on_sheet(roles, 1) != chosen
 
 
 def test_an_empty_report_is_a_page_too():

@@ -59,9 +59,11 @@ from esd_pack.esd.evaluate import (
     judge,
     likelihood,
     metrics,
+    page,
     prompt_set,
     prototypes,
     statistics,
+    study,
     zero_shot,
 )
 from esd_pack.esd.evaluate import report as evaluation_report
@@ -762,6 +764,17 @@ class TestJudgedAndMerged:
         flat = torch.stack([part.differences["a"].flatten().double() for part in parts])
         assert bool((merge.least_reaching((flat @ flat.T)[None]) >= 0).all())
         assert merge.merged_metadata([{}] * count, mode)["esd.merged"].startswith(f"{count} erasures")
+
+    @examples_of(20)
+    @given(st.lists(TEXTS, max_size=4), st.integers(0, 2**64 - 1))
+    def test_blind_sheets_and_their_pages(self, roles, seed):
+        pairs = [evaluation_report.PicturePair(role, role, 1, b"b", b"a") for role in roles]
+        places = study.on_sheet(roles, seed)
+        assert sorted(places) == list(range(len(roles))), "so few are all asked for"
+        sheet = study.to_study("t", [pairs[place] for place in places], seed)
+        assert sheet.count(page.picture(b"b")) == sheet.count(page.picture(b"a")) == len(roles)
+        assert all(page.escaped(role) in sheet for role in roles)
+        assert page.page("t", [page.table(("h",), [(role,) for role in roles])]).count("<td>") == len(roles)
 
     @examples_of(20)
     @given(st.lists(TEXTS, min_size=1, max_size=3), st.integers(0, 2**32))

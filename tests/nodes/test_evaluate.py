@@ -89,13 +89,15 @@ class TestReport:
     """What is shown and written."""
 
     def test_files(self, by_network, comfy_base):
-        name = re.search(r"Saved (\S+)\.html, .json and .csv", by_network["text"])[1]
+        name = re.search(r"Saved (\S+)\.html, .json, .csv and .blind.html", by_network["text"])[1]
         folder = comfy_base / "output" / "esd"
         data = json.loads((folder / f"{name}.json").read_text("utf-8"))
         assert data["changes"][0]["before"]["found"] == 6 and data["judge"].startswith("the playground's judge")
         assert len((folder / f"{name}.csv").read_text("utf-8").splitlines()) == 1 + 2 * 12
         page = (folder / f"{name}.html").read_text("utf-8")
         assert page.count("data:image/jpeg;base64,") == 2 * (6 + 6) and "6 of 6 (100 %" in page
+        sheet = (folder / f"{name}.blind.html").read_text("utf-8")
+        assert sheet.count("data:image/jpeg;base64,") == 2 * 12 and "Which picture shows: cat?" in sheet
 
     def test_the_picture_has_bars_residuals_and_pairs(self, by_network, by_likelihood):
         assert by_network["picture"].shape[0] == 1 and by_network["picture"].shape[1] > 900

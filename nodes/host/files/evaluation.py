@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import folder_paths
 from ....esd.errors import EsdError
 from ....esd.evaluate.prompt_set import PromptRow, rows_of_csv
 from ....esd.evaluate.report import PicturePair, Report, to_csv, to_html, to_json, to_text
+from ....esd.evaluate.study import to_study
 from ....esd.files.atomic import write_atomically
 from .save import files_told, output_path
 
@@ -56,20 +58,32 @@ def _path(name: str) -> Path:
     return Path(folder_paths.get_input_directory()) / name
 
 
-def save_report(prefix: str, report: Report, pairs: Sequence[PicturePair]) -> list[Path]:
-    """Write a page, its data and a table of every picture, under one name with the next free counter."""
+@dataclass(frozen=True)
+class Shown:
+    """Pairs of pictures for the report's page, and those of a blind sheet, whose sides are drawn by a seed."""
+
+    pairs: Sequence[PicturePair] = ()
+    asked: Sequence[PicturePair] = ()
+    seed: int = 0
+
+
+def save_report(prefix: str, report: Report, shown: Shown) -> list[Path]:
+    """Write a page, its data, a table of every picture and a blind sheet, under one name with the next free counter."""
     page = output_path(prefix, ".html")
-    texts = {".html": to_html(report, pairs), ".json": to_json(report), ".csv": to_csv(report.scores)}
+    texts = {".html": to_html(report, shown.pairs), ".json": to_json(report), ".csv": to_csv(report.scores)}
+    if shown.asked:
+        texts[".blind.html"] = to_study(report.title, shown.asked, shown.seed)
     paths = [page.with_suffix(ending) for ending in texts]
     for path, text in zip(paths, texts.values(), strict=True):
         write_atomically(path, partial(Path.write_bytes, data=text.encode("utf-8", "replace")))
     return paths
 
 
-def told(report: Report, prefix: str, pairs: Sequence[PicturePair] = ()) -> tuple[str, dict[str, list[Any]]]:
+def told(report: Report, prefix: str, shown: Shown = Shown()) -> tuple[str, dict[str, list[Any]]]:
     """Return a report's text and what a node tells of it; its files are written where they have a name."""
     text = to_text(report)
-    paths = save_report(prefix, report, pairs) if prefix else []
+    paths = save_report(prefix, report, shown) if prefix else []
     if paths:
-        text += f"\nSaved {paths[0].name}, .json and .csv"
+        endings = [path.name.removeprefix(paths[0].stem) for path in paths[1:]]
+        text += f"\nSaved {paths[0].name}, {', '.join(endings[:-1])} and {endings[-1]}"
     return text, {"text": [text], "esd_files": files_told(paths)}

@@ -1,0 +1,81 @@
+"""A blind sheet for a user study: pairs of pictures whose sides are drawn by lot, with the key at the end.
+
+The page runs no script: style rules count the answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from ..random_streams import ASKING, SIDES, stream_generator
+from .page import escaped, page, picture, table
+from .report import PicturePair
+
+ASKED = 24
+"""Pairs on a sheet at most, of each role as many."""
+
+ANSWERS = (("left", "the left one"), ("right", "the right one"), ("both", "both alike"), ("none", "neither"))
+MODELS = ("before", "after")
+COUNTED = (*MODELS, "both", "none")
+
+
+def on_sheet(roles: Sequence[str], seed: int) -> list[int]:
+    """Draw by lot which pairs, by their places, are on a sheet, and in which order; `roles` are those of all."""
+    lot, kinds = torch.randperm(len(roles), generator=stream_generator(seed, ASKING)).tolist(), len(set(roles))
+    of_role = {role: [place for place in lot if roles[place] == role] for role in roles}
+    chosen = {place for places in of_role.values() for place in places[: max(1, ASKED // kinds)]}
+    return [place for place in lot if place in chosen]
+
+
+def to_study(title: str, pairs: Sequence[PicturePair], seed: int) -> str:
+    """Return a page that needs no other file: each pair with its question, then what was chosen and the key."""
+    lot = torch.randperm(len(pairs), generator=stream_generator(seed, SIDES)).tolist()
+    swapped = [place % 2 == 1 for place in lot]  # as often as not
+    roles = list(dict.fromkeys(pair.role for pair in pairs))
+    asked = "".join(_question(i, pair, swapped[i], roles.index(pair.role)) for i, pair in enumerate(pairs))
+    key = [
+        (i + 1, *(MODELS[::-1] if swapped[i] else MODELS), pair.role, pair.prompt, pair.seed)
+        for i, pair in enumerate(pairs)
+    ]
+    counts, sides = _chosen(roles), table(("pair", "left", "right", "role", "prompt", "seed"), key)
+    opened = f"<details><summary>What was chosen, and the key</summary>{counts}{sides}</details>"
+    return page(f"Blind sheet: {title}", [INTRODUCTION, asked, opened], "\n".join(_rules(roles)))
+
+
+INTRODUCTION = (
+    "<p>Two models drew each prompt from the same noise; which side is whose was drawn by lot. Answer for every pair "
+    "before you open the key. Nothing is sent or stored: note the counts, or print the page.</p>"
+)
+
+
+def _question(place: int, pair: PicturePair, swapped: bool, role: int) -> str:
+    sides = (pair.after, pair.before) if swapped else (pair.before, pair.after)
+    counted = dict(zip(("left", "right"), MODELS[::-1] if swapped else MODELS, strict=True))
+    answers = "".join(
+        f'<label><input type="radio" name="pair-{place}" class="{counted.get(value, value)}-{role}">{words}</label>'
+        for value, words in ANSWERS
+    )
+    shown = "".join(map(picture, sides))
+    asked = f"<legend>{place + 1}. Which picture shows: {escaped(pair.prompt)}?</legend>"
+    return f"<fieldset>{asked}{shown}<p>{answers}</p></fieldset>"
+
+
+def _rules(roles: Sequence[str]) -> Iterator[str]:
+    """Yield the style of the sheet, and the rules that count the answers."""
+    yield "fieldset { border: 0; border-top: 1px solid #bbb; margin: 1.5rem 0; break-inside: avoid }"
+    yield "fieldset img { width: 16rem; margin-right: 1rem } label { margin-right: 1.5rem }"
+    names = [f"{kind}-{role}" for role in range(len(roles)) for kind in COUNTED]
+    yield f"body {{ counter-reset: {' '.join(names) or 'none'} }}"
+    for name in names:
+        yield f"input.{name}:checked {{ counter-increment: {name} }} td.{name}::after {{ content: counter({name}) }}"
+
+
+def _chosen(roles: Sequence[str]) -> str:
+    head = "".join(f"<th>{words}</th>" for words in ("role", *MODELS, "both alike", "neither"))
+    rows = (
+        f"<tr><td>{escaped(role)}</td>" + "".join(f'<td class="{kind}-{place}"></td>' for kind in COUNTED) + "</tr>"
+        for place, role in enumerate(roles)
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
