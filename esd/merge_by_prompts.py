@@ -20,10 +20,10 @@ from torch import Tensor
 
 from .closed_form import RIDGE, Tokens, second_moment, staying_prompts
 from .concepts import Concept, Context
-from .contexts import with_contexts
+from .contexts import KINDS, with_contexts
 from .erasure import Erasure, LowRankChange
 from .errors import EsdError
-from .metadata import as_dicts, as_str
+from .metadata import as_dicts, as_float, as_str
 from .selection import PLAIN_TEXT
 
 
@@ -63,12 +63,13 @@ def _concept(stored: Mapping[str, object]) -> Concept:
     prompts = (
         (as_str(each.get("prompt")) for each in around if isinstance(each, dict)) if isinstance(around, list) else ()
     )
+    kind = kind if kind in KINDS else ""
     return Concept(erase, erase_from, replace_with, kind=kind, contexts=tuple(Context(p) for p in prompts if p))
 
 
 def _kept_by(metadata: Mapping[str, str]) -> Iterator[str]:
     for keep in as_dicts(metadata.get("esd.keeps")):
-        prompts = keep.get("prompts")
+        prompts = keep.get("prompts") if as_float(keep.get("weight", 1)) else None
         yield from filter(None, map(as_str, prompts if isinstance(prompts, list) else ()))
 
 

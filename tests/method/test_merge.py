@@ -124,9 +124,10 @@ def test_by_prompts_the_same_erasure_twice_counts_once():
 
 
 def test_by_prompts_what_an_erasure_kept_stays():
-    kept = {"esd.keeps": json.dumps([{"prompts": ["gecko"], "weight": 1.0}])}
-    plain, keeping = (merge([erasing("axolotl", 1, **said)], BY_PROMPTS, tokens) for said in ({}, kept))
+    kept, off = ({"esd.keeps": json.dumps([{"prompts": ["gecko"], "weight": weight}])} for weight in (1.0, 0))
+    plain, keeping, without = (merge([erasing("axolotl", 1, **s)], BY_PROMPTS, tokens) for s in ({}, kept, off))
     assert float(moved(keeping, "gecko").norm()) < 0.1 * float(moved(plain, "gecko").norm())
+    assert torch.equal(without.differences[VALUES], plain.differences[VALUES])
 
 
 def test_by_prompts_solves_its_least_squares():
@@ -170,8 +171,11 @@ def test_by_prompts_needs_the_text_encoder():
 
 
 def test_concepts_are_read_from_any_metadata():
-    (cat,) = concepts_of({"esd.concepts": '[{"erase": "cat"}, {"erase": ""}, {"erase": 3}]'})
+    cat, odd = concepts_of(
+        {"esd.concepts": '[{"erase": "cat"}, {"erase": ""}, {"erase": 3}, {"erase": "x", "kind": "odd"}]'}
+    )
     assert cat.student_prompt == "cat" and "a photo of a cat" in [context.prompt for context in cat.contexts]
+    assert odd.kind == "" and odd.contexts
     stored = {"erase": "hat", "erase_from": "man in a hat", "contexts": [{"prompt": "x hat"}, {"prompt": 3}, "y"]}
     (hat,) = concepts_of({"esd.concepts": json.dumps([stored])})
     assert hat.student_prompt == "man in a hat" and [context.prompt for context in hat.contexts] == ["x hat"]
