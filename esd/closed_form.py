@@ -144,6 +144,11 @@ def second_moment(tokens: Iterable[Tensor]) -> Tensor:
     return total / count
 
 
+def ridged(moment: Tensor) -> Tensor:
+    """Return a second moment with the ridge on its diagonal."""
+    return moment + RIDGE * moment.diagonal().mean() * torch.eye(len(moment), dtype=moment.dtype)
+
+
 def text_edit(tokens: Tokens, concepts: Sequence[Concept], settings: Settings, staying: Tensor) -> TextEdit:
     """Solve for B, which is 0 where no concept fits; `staying` is the second moment of the tokens that stay, "d d".
 
@@ -155,7 +160,7 @@ def text_edit(tokens: Tokens, concepts: Sequence[Concept], settings: Settings, s
     specs = [(spec, share, c) for c in named for spec, share in concept_specs(c, settings)]
     each = sum(share for _, share, _ in specs) / len(named)
     width = len(staying)
-    moment = staying + RIDGE * staying.diagonal().mean() * torch.eye(width, dtype=staying.dtype)
+    moment = ridged(staying)
     keys, values = (torch.zeros((width, width), dtype=staying.dtype) for _ in range(2))
     for spec, share, concept in specs:
         told, for_keys, for_values = _wanted(spec, concept, tokens)

@@ -122,6 +122,11 @@ def _require_text(*prompts: str) -> None:
             raise EsdError(f'The prompt "{prompt:.100}" holds half of a character, as broken copies do: type it anew.')
 
 
+def kept_prompts(keeps: Sequence[Keep]) -> list[str]:
+    """Return the prompts of keeps that count."""
+    return [prompt for keep in keeps if keep.weight for prompt in keep.prompts]
+
+
 def prompts_of(concepts: Sequence[Concept], keeps: Sequence[Keep]) -> list[str]:
     """Every distinct prompt of a run, the empty one first."""
     erased = [p for c in concepts for p in (*c.prompts, *c.silent_prompts)]

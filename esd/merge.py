@@ -16,8 +16,9 @@ from torch import Tensor
 from .closed_form import Tokens
 from .erasure import Erasure, LowRankChange
 from .errors import EsdError
-from .merge_by_prompts import on_own_prompts
+from .merge_by_prompts import acting_on_own, through
 from .metadata import as_dicts
+from .selection import PLAIN_TEXT
 
 BY_PROMPTS, SUM, PROJECTED = MODES = ("by prompts", "sum", "sum projected")
 
@@ -42,22 +43,36 @@ def merge(erasures: Sequence[Erasure], mode: str, tokens: Tokens | None = None, 
         raise EsdError(f'There is no merge "{mode}": choose {" or ".join(MODES)}.')
     if not erasures:
         raise EsdError("There is nothing to merge: connect at least one erasure.")
-    by_name = _by_name(_on_own_prompts(erasures, tokens, keeps) if mode == BY_PROMPTS else erasures)
+    by_name = _by_name(erasures)
     shares = _shares(by_name, len(erasures)) if mode == PROJECTED else {}
-    merged = {
-        name: _sum([(shares.get(name, {}).get(i, 1.0), change) for i, change in changes.items()])
-        for name, changes in by_name.items()
-    }
+    acting = _acting_on_own(erasures, tokens, keeps) if mode == BY_PROMPTS else {}
+    merged = {name: _sum(_parts(name, changes, shares.get(name, {}), acting)) for name, changes in by_name.items()}
     full = {name: change for name, change in merged.items() if isinstance(change, Tensor)}
     low = {name: change for name, change in merged.items() if isinstance(change, LowRankChange)}
-    return Erasure(full, merged_metadata([each.metadata for each in erasures], mode), low)
+    made = Erasure(full, merged_metadata([each.metadata for each in erasures], mode, keeps), low)
+    if not all(bool(torch.isfinite(t).all()) for t in made.tensors):
+        raise EsdError(NOT_FINITE)
+    return made
 
 
-def _on_own_prompts(erasures: Sequence[Erasure], tokens: Tokens | None, keeps: Sequence[str]) -> list[Erasure]:
+NOT_FINITE = "An erasure holds NaN or infinity: erase that concept anew."
+
+
+def _acting_on_own(erasures: Sequence[Erasure], tokens: Tokens | None, keeps: Sequence[str]) -> dict[int, Tensor]:
     if tokens is None:
         raise EsdError("Merging by prompts needs the text encoder: connect the CLIP of the model, or merge by sum.")
-    _by_name(erasures)
-    return on_own_prompts(erasures, tokens, keeps)
+    return {number: own for number, own in enumerate(acting_on_own(erasures, tokens, keeps)) if own is not None}
+
+
+def _parts(
+    name: str, changes: Mapping[int, Change], shares: Mapping[int, float], acting: Mapping[int, Tensor]
+) -> list[tuple[float, Change]]:
+    """Return what is added up in a weight, each change with its share."""
+    own = acting if name.endswith(PLAIN_TEXT) else {}
+    return [
+        (shares.get(number, 1.0), through(change, own[number]) if number in own else change)
+        for number, change in changes.items()
+    ]
 
 
 def _by_name(erasures: Sequence[Erasure]) -> dict[str, dict[int, Change]]:
@@ -102,7 +117,7 @@ def _shares(by_name: Mapping[str, Mapping[int, Change]], count: int) -> dict[str
                 if j <= i:
                     gram[i, j] = gram[j, i] = _product(one, other)
     if not bool(torch.isfinite(grams).all()):
-        raise EsdError("An erasure holds NaN or infinity: erase that concept anew.")
+        raise EsdError(NOT_FINITE)
     solved = least_reaching(grams).tolist()
     return {name: dict(enumerate(row)) for name, row in zip(by_name, solved, strict=True)}
 
@@ -130,7 +145,7 @@ def least_reaching(grams: Tensor) -> Tensor:
     return found
 
 
-def merged_metadata(parts: Sequence[Mapping[str, str]], mode: str) -> dict[str, str]:
+def merged_metadata(parts: Sequence[Mapping[str, str]], mode: str, keeps: Sequence[str] = ()) -> dict[str, str]:
     """Return what can be said of all: every concept and keep, what they have in common, and how they were merged."""
     made = {
         f"esd.{name}": parts[0][f"esd.{name}"]
@@ -139,5 +154,6 @@ def merged_metadata(parts: Sequence[Mapping[str, str]], mode: str) -> dict[str, 
     }
     for name in ("concepts", "keeps"):
         listed = [json.dumps(each) for part in parts for each in as_dicts(part.get(f"esd.{name}"))]
+        listed += [json.dumps({"prompts": [*keeps], "weight": 1.0})] if keeps and name == "keeps" else []
         made[f"esd.{name}"] = f"[{', '.join(dict.fromkeys(listed))}]"
     return {**made, "esd.merged": f"{len(parts)} erasures, {mode}"}

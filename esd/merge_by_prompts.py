@@ -18,8 +18,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .closed_form import RIDGE, Tokens, second_moment, staying_prompts
-from .concepts import Concept, Context
+from .closed_form import Tokens, ridged, second_moment, staying_prompts
+from .concepts import NULL_PROMPT, Concept, Context, make_concept
 from .contexts import KINDS, with_contexts
 from .erasure import Erasure, LowRankChange
 from .errors import EsdError
@@ -27,50 +27,72 @@ from .metadata import as_dicts, as_float, as_str
 from .selection import PLAIN_TEXT
 
 
-def on_own_prompts(erasures: Sequence[Erasure], tokens: Tokens, keeps: Sequence[str] = ()) -> list[Erasure]:
-    """Return each erasure with its text keys and values acting on its own prompts, ready to be added up.
+def acting_on_own(erasures: Sequence[Erasure], tokens: Tokens, keeps: Sequence[str] = ()) -> list[Tensor | None]:
+    """Return what each erasure's text keys and values are multiplied by from the right, "d d", before they are added.
 
-    `keeps` stay beside the prompts that the erasures themselves kept.  Low-rank changes stay low-rank.  Raises
-    EsdError where an erasure does not say what it erases, changes no text key or value, or is of another text encoder.
+    None is for erasures that change none; their prompts do not count.  `keeps` stay beside the prompts that the
+    erasures themselves kept.  Raises EsdError where no erasure changes any, where one that does names no concept, or
+    where the text encoder is of another model; before any prompt is encoded where it can.
     """
-    concepts = [concepts_of(each.metadata) for each in erasures]
-    if not all(concepts):
+    acting = [[tuple(each.shape(n)) for n in each.names if n.endswith(PLAIN_TEXT)] for each in erasures]
+    if not any(acting):
         raise EsdError(
-            f"Erasure {concepts.index([]) + 1} does not say what it erases, so its own prompts are not known: merge by "
-            "sum, or take a file that ESD Save Erasure wrote."
+            "These erasures change no keys or values of text cross-attention (SD1.x, SD2.x and SDXL have them), and "
+            "other weights cannot be told apart by prompts: merge by sum."
         )
+    concepts = [concepts_of(each.metadata) for each in erasures]
+    for number, (shapes, named) in enumerate(zip(acting, concepts, strict=True), start=1):
+        if shapes and not named:
+            raise EsdError(
+                f"Erasure {number} does not say what it erases, so its own prompts are not known: merge by sum, or "
+                "take a file that ESD Save Erasure wrote."
+            )
+        _require_width(shapes, tokens)
     kept = [prompt for each in erasures for prompt in _kept_by(each.metadata)]
-    stay = second_moment(map(tokens, staying_prompts([c for some in concepts for c in some], [*kept, *keeps])))
-    _require_text_weights(erasures, len(stay))
-    own = [_second_moment_of(some, tokens) for some in concepts]
-    ridge = RIDGE * stay.diagonal().mean() * torch.eye(len(stay), dtype=stay.dtype)
-    total = torch.stack(own).sum(dim=0) + stay + ridge
-    shares = torch.linalg.solve(total, torch.cat(own, dim=1)).chunk(len(own), dim=1)
-    return [_through(each, share.mT) for each, share in zip(erasures, shares, strict=True)]
+    total = ridged(second_moment(map(tokens, staying_prompts([c for some in concepts for c in some], [*kept, *keeps]))))
+    for shapes, named in zip(acting, concepts, strict=True):
+        total += _second_moment_of(named, tokens) if shapes else 0.0
+    factor = torch.linalg.cholesky(total)
+    return [
+        torch.cholesky_solve(_second_moment_of(named, tokens), factor).mT.float() if shapes else None
+        for shapes, named in zip(acting, concepts, strict=True)
+    ]
+
+
+def through(change: Tensor | LowRankChange, acting: Tensor) -> Tensor | LowRankChange:
+    """Multiply a weight's change by "d d" from the right; a low-rank one stays so."""
+    if isinstance(change, LowRankChange):
+        return replace(change, down=change.down.float() @ acting)
+    return change.float() @ acting
 
 
 def concepts_of(metadata: Mapping[str, str]) -> list[Concept]:
     """Return the concepts that an erasure names, those without contexts with the ones of their kind."""
-    named = (_concept(each) for each in as_dicts(metadata.get("esd.concepts")))
-    return [each if each.contexts else with_contexts(each) for each in named if each.erase]
+    named = [_concept(each) for each in as_dicts(metadata.get("esd.concepts"))]
+    return [each if each.contexts else with_contexts(each) for each in named if each]
 
 
-def _concept(stored: Mapping[str, object]) -> Concept:
-    erase, erase_from, replace_with, kind = (
-        as_str(stored.get(name)) for name in ("erase", "erase_from", "replace_with", "kind")
-    )
-    around = stored.get("contexts")
-    prompts = (
-        (as_str(each.get("prompt")) for each in around if isinstance(each, dict)) if isinstance(around, list) else ()
-    )
-    kind = kind if kind in KINDS else ""
-    return Concept(erase, erase_from, replace_with, kind=kind, contexts=tuple(Context(p) for p in prompts if p))
+def _concept(stored: Mapping[str, object]) -> Concept | None:
+    """Return a concept as it was saved; None for what could not have been erased."""
+    try:
+        made = make_concept(*(as_str(stored.get(name)) for name in ("erase", "erase_from", "replace_with")))
+    except EsdError:
+        return None
+    around, kind = stored.get("contexts"), as_str(stored.get("kind"))
+    said = [each.get("prompt") for each in around if isinstance(each, dict)] if isinstance(around, list) else []
+    return replace(made, kind=kind if kind in KINDS else "", contexts=tuple(map(Context, _prompts(said))))
 
 
 def _kept_by(metadata: Mapping[str, str]) -> Iterator[str]:
     for keep in as_dicts(metadata.get("esd.keeps")):
         prompts = keep.get("prompts") if as_float(keep.get("weight", 1)) else None
-        yield from filter(None, map(as_str, prompts if isinstance(prompts, list) else ()))
+        yield from _prompts(prompts if isinstance(prompts, list) else [])
+
+
+def _prompts(stored: Sequence[object]) -> Iterator[str]:
+    """Yield what can be said to a text encoder."""
+    texts = (as_str(each) for each in stored)
+    yield from (text for text in texts if text.strip() and text == text.encode("utf-8", "ignore").decode("utf-8"))
 
 
 def _second_moment_of(concepts: Sequence[Concept], tokens: Tokens) -> Tensor:
@@ -79,30 +101,11 @@ def _second_moment_of(concepts: Sequence[Concept], tokens: Tokens) -> Tensor:
     return torch.stack([0.5 * second_moment(map(tokens, some)) for some in prompts]).sum(dim=0)
 
 
-def _require_text_weights(erasures: Sequence[Erasure], width: int) -> None:
-    shapes = {each.shape(name) for each in erasures for name in each.names if name.endswith(PLAIN_TEXT)}
-    if not shapes:
-        raise EsdError(
-            "These erasures change no keys or values of text cross-attention (SD1.x, SD2.x and SDXL have them), and "
-            "other weights cannot be told apart by prompts: merge by sum."
-        )
-    if any(shape[1] != width for shape in shapes):
-        taken = next(shape[1] for shape in shapes if shape[1] != width)
-        raise EsdError(
-            f"The text encoder gives {width} values a token, and the erasures were trained for {taken}: connect the "
-            "CLIP of their model."
-        )
-
-
-def _through(erasure: Erasure, share: Tensor) -> Erasure:
-    """Multiply the changes of text keys and values by "d d" from the right."""
-    full = {name: _times(t, share) if name.endswith(PLAIN_TEXT) else t for name, t in erasure.differences.items()}
-    low = {
-        name: LowRankChange(each.up, _times(each.down, share)) if name.endswith(PLAIN_TEXT) else each
-        for name, each in erasure.low_rank.items()
-    }
-    return replace(erasure, differences=full, low_rank=low)
-
-
-def _times(change: Tensor, share: Tensor) -> Tensor:
-    return (change.double() @ share).float()
+def _require_width(shapes: Sequence[tuple[int, ...]], tokens: Tokens) -> None:
+    for shape in shapes[:1]:
+        width = tokens(NULL_PROMPT).shape[1]
+        if shape[1] != width:
+            raise EsdError(
+                f"The text encoder gives {width} values a token, and the erasures were trained for {shape[1]}: "
+                "connect the CLIP of their model."
+            )

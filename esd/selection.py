@@ -56,7 +56,7 @@ UNET_METHODS = (
     *("xattn", "noxattn", "full", "notime", "xlayer", "selflayer"),
 )
 PLAIN_TEXT = ("attn2.to_k.weight", "attn2.to_v.weight")
-"""Those of the networks that have them."""
+"""How the weights of text keys and values end in SD1.x, SD2.x and SDXL."""
 
 UNET = LayerNames(plain_text=PLAIN_TEXT, methods=UNET_METHODS)
 SDXL_UNET = LayerNames(plain_text=PLAIN_TEXT, outside_blocks=("emb", "input_blocks.0.0.", "out."), methods=UNET_METHODS)

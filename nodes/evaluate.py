@@ -14,7 +14,7 @@ from ..esd.evaluate.prompt_set import ERASED, KEPT, PromptSet
 from ..esd.evaluate.report import PicturePair, Report
 from ..esd.evaluate.study import on_sheet
 from .drawing_inputs import drawing, resuming, sampling_of_rows
-from .host.files.evaluation import Shown, told
+from .host.files.evaluation import BlindSheet, told
 from .host.files.kept_rows import KeptRows
 from .host.files.save import check_name
 from .host.images import evaluate as host
@@ -107,7 +107,8 @@ class ESDEvaluate(io.ComfyNode):
             seconds=tuple(drawn.seconds.items()),
         )
         worst = _worst_first(drawn)
-        text, shown = told(report, file_name, Shown([_pair(*p) for p in worst], _by_lot(drawn, seed), seed))
+        sheet = BlindSheet(prompts.name, _by_lot(drawn, seed), seed)
+        text, shown = told(report, file_name, [_pair(*p) for p in worst], sheet)
         rates = percent(report.changes, ERASED, missing=True), percent(report.changes, KEPT)
         return io.NodeOutput(report, _picture(report, worst), *rates, text, ui=shown)
 
@@ -117,8 +118,7 @@ Pair = tuple[host.KeptPicture, host.KeptPicture]
 
 def _worst_first(drawn: host.Drawn) -> list[Pair]:
     """Of each role a few pairs: erased ones that are still found, and others that are not, come first."""
-    pairs = list(zip(drawn.pictures[host.BASE], drawn.pictures[host.ERASED_MODEL], strict=True))
-    chosen: list[Pair] = []
+    pairs, chosen = _pairs(drawn), list[Pair]()
     for role in dict.fromkeys(before.score.role for before, _ in pairs):
         of_role = [pair for pair in pairs if pair[0].score.role == role]
         sign = 1 if role == KEPT else -1
@@ -127,16 +127,20 @@ def _worst_first(drawn: host.Drawn) -> list[Pair]:
     return chosen
 
 
+def _pairs(drawn: host.Drawn) -> list[Pair]:
+    return list(zip(drawn.pictures[host.BASE], drawn.pictures[host.ERASED_MODEL], strict=True))
+
+
 def _by_lot(drawn: host.Drawn, seed: int) -> list[PicturePair]:
     """Return the pairs of a blind sheet."""
-    pairs = list(zip(drawn.pictures[host.BASE], drawn.pictures[host.ERASED_MODEL], strict=True))
+    pairs = _pairs(drawn)
     return [_pair(*pairs[place]) for place in on_sheet([before.score.role for before, _ in pairs], seed)]
 
 
 def _pair(before: host.KeptPicture, after: host.KeptPicture) -> PicturePair:
     score = before.score
     files = (ui.jpeg(each.picture / 255.0) for each in (before, after))
-    return PicturePair(score.role, score.prompt, score.seed, *files)
+    return PicturePair(score.role, score.prompt, score.seed, *files, label=score.label)
 
 
 def _picture(report: Report, pairs: list[Pair]) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..esd.concepts import Keep
+from ..esd.concepts import Keep, kept_prompts
 from ..esd.erasure import Erasure
 from ..esd.merge import DEFAULT, MODES, merge
 from .host.model.text_tokens import tokens_of
@@ -72,6 +72,5 @@ class ESDMergeErasures(io.ComfyNode):
         more = (each for each in (weights_2, weights_3, weights_4) if each is not None)
         erasures = (*previous, weights, *more)
         tokens = tokens_of(clip) if clip is not None else None
-        kept = [prompt for each in keep if each.weight for prompt in each.prompts]
         with torch.inference_mode(False):
-            return io.NodeOutput(merge(erasures, mode, tokens, kept), erasures)
+            return io.NodeOutput(merge(erasures, mode, tokens, kept_prompts(keep)), erasures)

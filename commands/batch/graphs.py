@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from esd_pack.esd.concepts import Keep
+from esd_pack.esd.merge import SUM
 from esd_pack.esd.settings import Settings
 
 from .spec import Contexts, Evaluation, Wanted
@@ -89,7 +90,9 @@ def merging_graph(
     for first in range(0, len(loaded), 4):
         names = ("weights", "weights_2", "weights_3", "weights_4")
         links = dict(zip(names, loaded[first : first + 4], strict=False))
-        merged = graph.add("ESDMergeErasures", mode=mode, clip=parts["clip"], **links, **previous)
+        is_last = first + 4 >= len(loaded)  # the others only hand on what they have
+        how = {"mode": mode, "clip": parts["clip"]} if is_last else {"mode": SUM}
+        merged = graph.add("ESDMergeErasures", **how, **links, **previous)
         previous = {"previous": [merged, 1]}
     applied = graph.add("ESDApply", model=parts["model"], weights=[merged, 0], strength=1.0)
     _end(graph, parts, [applied, 0], [merged, 0], concepts, ending)

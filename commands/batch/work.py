@@ -143,8 +143,8 @@ def _gathered(job: Job, host: Host, outputs: Json, staging: Path) -> tuple[tuple
 
 
 def _plain_name(kind: str, filename: str) -> str:
-    ending = "" if kind == "diffusers unet" else Path(filename).suffix
-    return kind.replace(" ", "_") + ending
+    """Return what a file is, with all that follows the host's counter: `evaluation_00001_.blind.html`."""
+    return kind.replace(" ", "_") + filename.rpartition("_")[2]
 
 
 def _gather(host: Host, file: Json, target: Path) -> None:

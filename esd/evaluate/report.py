@@ -47,13 +47,14 @@ class Report:
 
 @dataclass(frozen=True)
 class PicturePair:
-    """JPEG files of one prompt and seed, before and after the erasure."""
+    """JPEG files of one prompt and seed, before and after the erasure; `label` is what a judge looks for in them."""
 
     role: str
     prompt: str
     seed: int
     before: bytes
     after: bytes
+    label: str = ""
 
 
 def to_json(report: Report) -> str:

@@ -5,6 +5,8 @@ The page runs no script: style rules count the answers.
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -14,7 +16,7 @@ from .page import escaped, page, picture, table
 from .report import PicturePair
 
 ASKED = 24
-"""Pairs on a sheet at most, of each role as many."""
+"""The most pairs on a sheet, shared evenly among the roles as far as they have so many."""
 
 ANSWERS = (("left", "the left one"), ("right", "the right one"), ("both", "both alike"), ("none", "neither"))
 MODELS = ("before", "after")
@@ -23,24 +25,25 @@ COUNTED = (*MODELS, "both", "none")
 
 def on_sheet(roles: Sequence[str], seed: int) -> list[int]:
     """Draw by lot which pairs, by their places, are on a sheet, and in which order; `roles` are those of all."""
-    lot, kinds = torch.randperm(len(roles), generator=stream_generator(seed, ASKING)).tolist(), len(set(roles))
-    of_role = {role: [place for place in lot if roles[place] == role] for role in roles}
-    chosen = {place for places in of_role.values() for place in places[: max(1, ASKED // kinds)]}
+    lot = torch.randperm(len(roles), generator=stream_generator(seed, ASKING)).tolist()
+    rounds, so_far = dict[int, int](), Counter[str]()
+    for place in lot:
+        rounds[place] = so_far[roles[place]]
+        so_far[roles[place]] += 1
+    chosen = set(sorted(lot, key=lambda place: rounds[place])[:ASKED])
     return [place for place in lot if place in chosen]
 
 
 def to_study(title: str, pairs: Sequence[PicturePair], seed: int) -> str:
     """Return a page that needs no other file: each pair with its question, then what was chosen and the key."""
-    lot = torch.randperm(len(pairs), generator=stream_generator(seed, SIDES)).tolist()
-    swapped = [place % 2 == 1 for place in lot]  # as often as not
+    seen = hashlib.blake2b(b"".join(pair.after for pair in pairs), digest_size=4).digest()
+    lot = torch.randperm(len(pairs), generator=stream_generator(seed ^ int.from_bytes(seen, "big"), SIDES)).tolist()
+    sides = [MODELS[::-1] if place % 2 else MODELS for place in lot]  # as often as not, and another key for each model
     roles = list(dict.fromkeys(pair.role for pair in pairs))
-    asked = "".join(_question(i, pair, swapped[i], roles.index(pair.role)) for i, pair in enumerate(pairs))
-    key = [
-        (i + 1, *(MODELS[::-1] if swapped[i] else MODELS), pair.role, pair.prompt, pair.seed)
-        for i, pair in enumerate(pairs)
-    ]
-    counts, sides = _chosen(roles), table(("pair", "left", "right", "role", "prompt", "seed"), key)
-    opened = f"<details><summary>What was chosen, and the key</summary>{counts}{sides}</details>"
+    asked = "".join(_question(i, pair, sides[i], roles.index(pair.role)) for i, pair in enumerate(pairs))
+    key = [(i + 1, *sides[i], pair.role, pair.prompt, pair.seed) for i, pair in enumerate(pairs)]
+    shown = _chosen(roles) + table(("pair", "left", "right", "role", "prompt", "seed"), key)
+    opened = f"<details><summary>What was chosen, and the key</summary>{shown}</details>"
     return page(f"Blind sheet: {title}", [INTRODUCTION, asked, opened], "\n".join(_rules(roles)))
 
 
@@ -50,15 +53,15 @@ INTRODUCTION = (
 )
 
 
-def _question(place: int, pair: PicturePair, swapped: bool, role: int) -> str:
-    sides = (pair.after, pair.before) if swapped else (pair.before, pair.after)
-    counted = dict(zip(("left", "right"), MODELS[::-1] if swapped else MODELS, strict=True))
+def _question(place: int, pair: PicturePair, sides: Sequence[str], role: int) -> str:
+    files = {"before": pair.before, "after": pair.after}
+    counted = dict(zip(("left", "right"), sides, strict=True))
     answers = "".join(
         f'<label><input type="radio" name="pair-{place}" class="{counted.get(value, value)}-{role}">{words}</label>'
         for value, words in ANSWERS
     )
-    shown = "".join(map(picture, sides))
-    asked = f"<legend>{place + 1}. Which picture shows: {escaped(pair.prompt)}?</legend>"
+    shown = "".join(picture(files[side]) for side in sides)
+    asked = f"<legend>{place + 1}. Which picture shows: {escaped(pair.label or pair.prompt)}?</legend>"
     return f"<fieldset>{asked}{shown}<p>{answers}</p></fieldset>"
 
 
@@ -73,7 +76,7 @@ def _rules(roles: Sequence[str]) -> Iterator[str]:
 
 
 def _chosen(roles: Sequence[str]) -> str:
-    head = "".join(f"<th>{words}</th>" for words in ("role", *MODELS, "both alike", "neither"))
+    head = "".join(f"<th>{words}</th>" for words in ("role", *MODELS, *(words for _, words in ANSWERS[2:])))
     rows = (
         f"<tr><td>{escaped(role)}</td>" + "".join(f'<td class="{kind}-{place}"></td>' for kind in COUNTED) + "</tr>"
         for place, role in enumerate(roles)

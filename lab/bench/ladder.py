@@ -1,6 +1,6 @@
 """From the published procedure to the defaults, step by step: `python run.py bench ladder` counts passes, and judges.
 
-Each arm changes one thing more.  All arms of a task run in turn, and again for each repeat, which is a seed of its own;
+The arms are the steps that the defaults took.  All arms of a task run in turn, and again for each repeat, which is a seed of its own;
 the published one, which takes most of the time, only as often as is asked for.  A backward counts as two passes, and
 what a run measures counts too.
 """
@@ -19,7 +19,7 @@ FROM_NOTHING = {"closed_form": False}
 STEPS_200 = {"learning_rate": 1e-4, "steps": 200, "stop": "after all steps"}
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "published": ("official-2026", {}),
-    "ten examples a trajectory, 200 steps": ("default", {**FROM_NOTHING, **STEPS_200}),
+    "our settings, 200 steps": ("default", {**FROM_NOTHING, **STEPS_200}),
     "until it is gone": ("default", {**FROM_NOTHING, "learning_rate": 1e-4}),
     "at the rate that it finds": ("default", FROM_NOTHING),
     "from the start in closed form": ("default", {}),
@@ -63,7 +63,7 @@ def main() -> None:
     """Run the ladder, and print its table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", metavar="FILE", help="write the rows there, anew after each")
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS))
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--published", type=int, default=1, help="repeats of the published arm (default: %(default)s)")
     chosen = parser.parse_args()

@@ -13,15 +13,15 @@ from _playground_run import SIZE, write_json
 from defaults import SIXTEEN, Bench, Task, objects_task
 
 
-def rows(bench: Bench, names: tuple[str, ...], seed: int) -> Iterator[dict[str, Any]]:
+def rows(bench: Bench, names: tuple[str, ...], seed: int, **changes: Any) -> Iterator[dict[str, Any]]:
     """Yield one run of all, then the merged singles."""
     task = objects_task(bench.words, f"{len(names)} objects", names)
-    together = bench.run(task, seed, "default")
+    together = bench.run(task, seed, "default", **changes)
     yield {"how": "one run", **together}
-    singles = [_single(bench, name, seed) for name in names]
+    singles = [_single(bench, name, seed, changes) for name in names]
     passes, seconds = (round(sum(each[kind] for each in singles), 1) for kind in ("passes", "seconds"))
     for mode in _modes():
-        about = {"how": mode, "task": task.name, "seed": seed, "passes": int(passes), "seconds": seconds}
+        about = {"how": mode, "task": task.name, "seed": seed, "passes": int(passes), "seconds": seconds, **changes}
         yield {**about, **_merged(bench, task, [each["weights"] for each in singles], mode)}
 
 
@@ -31,11 +31,11 @@ def _modes() -> tuple[str, ...]:
     return MODES
 
 
-def _single(bench: Bench, name: str, seed: int) -> dict[str, Any]:
+def _single(bench: Bench, name: str, seed: int, changes: dict[str, Any]) -> dict[str, Any]:
     from esd_pack.esd.concepts import make_concept
     from esd_pack.esd.settings import Settings
 
-    erased, seconds = bench.world.erase([make_concept(name)], [], Settings(**SIZE, seed=seed))
+    erased, seconds = bench.world.erase([make_concept(name)], [], Settings(**SIZE, seed=seed, **changes))
     return {"weights": erased.weights, "passes": erased.passes, "seconds": seconds}
 
 
@@ -62,11 +62,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=16, help="how many objects, up to 16 (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--from-nothing", action="store_true", help="without the start in closed form")
     parser.add_argument("--json", metavar="FILE", help="write the rows there, anew after each")
     chosen = parser.parse_args()
     bench, made = Bench(), []
     print("| task | how | passes | own words | unseen prompts | neighbours | rest |\n|" + " --- |" * 7, flush=True)
-    for row in rows(bench, SIXTEEN[: chosen.count], chosen.seed):
+    changes = {"closed_form": False} if chosen.from_nothing else {}
+    for row in rows(bench, SIXTEEN[: chosen.count], chosen.seed, **changes):
         made.append(row)
         print(shown(row), flush=True)
         write_json(chosen.json, made)

@@ -41,6 +41,8 @@ def test_two_parts_are_merged_judged_and_saved_and_nothing_is_done_again(host, p
     one, other, last = jobs.jobs_of(spec.load(file))
     folder = results / "jobs" / last.name
     names = {path.name for path in folder.iterdir()}
+    assert "Found by the judge" in (folder / "evaluation.html").read_text("utf-8")
+    assert "Blind sheet" in (folder / "evaluation.blind.html").read_text("utf-8")
     assert names >= {"difference.safetensors", "lora.safetensors", "official.safetensors", "checkpoint.safetensors"}
     assert names >= {"diffusers_unet", "evaluation.html", "evaluation.json", "picture.png", "graph.json", "job.json"}
     assert (folder / "diffusers_unet" / "config.json").is_file()

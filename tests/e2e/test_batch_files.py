@@ -111,6 +111,7 @@ def test_merged_jobs_need_their_parts_and_open_them():
     assert opened == [jobs.part_name(part.key) for part in parts]
     merges = [node["inputs"] for node in last.graph.values() if node["class_type"] == "ESDMergeErasures"]
     assert len(merges) == 2 and "previous" in merges[1] and "weights_4" in merges[0]
+    assert [(each["mode"], "clip" in each) for each in merges] == [("sum", False), ("by prompts", True)]
     assert list(parts[0].files) == ["difference"] and list(last.files) == ["lora"]
 
 

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -140,13 +141,18 @@ def test_a_blind_sheet_has_sides_by_lot_and_its_key_at_the_end():
         "none-0",
     ]
     assert to_study("Cat", asked, 3) == to_study("Cat", asked, 3) != to_study("Cat", asked, 4)
+    others = [replace(pair, after=b"another model's") for pair in asked]
+    of_another = [a["class"] for tag, a in Page(to_study("Cat", others, 3)).tags if tag == "input"]
+    assert of_another != [a["class"] for a in radios], "the key of one sheet is no key of the next"
+    named = Page(to_study("Cat", [replace(asked[0], label="tiger")], 3))
+    assert "1. Which picture shows: tiger?" in named.texts
 
 
 def test_a_blind_sheet_asks_for_some_of_each_role():
     roles = ["erased"] * 100 + ["kept"] * 5 + ["alternatives"]
     chosen = on_sheet(roles, 0)
-    assert len(set(chosen)) == len(chosen) == 8 + 5 + 1 and chosen != sorted(chosen)
-    assert [sum(roles[place] == role for place in chosen) for role in dict.fromkeys(roles)] == [8, 5, 1]
+    assert len(set(chosen)) == len(chosen) == 24 and chosen != sorted(chosen)
+    assert [sum(roles[place] == role for place in chosen) for role in dict.fromkeys(roles)] == [18, 5, 1]
     assert on_sheet([], 0) == [] and on_sheet(roles, 1) != chosen
 
 

@@ -155,7 +155,8 @@ def test_by_prompts_solves_its_least_squares():
         ([full([1.0])], "mean", 'no merge "mean"'),
         ([full([1.0]), full([1.0, 2.0])], SUM, "different kinds of model"),
         ([full([1.0]), full([float("nan")])], PROJECTED, "NaN or infinity"),
-        ([full([1.0])], BY_PROMPTS, "Erasure 1 does not say what it erases"),
+        ([erasing("", 1)], BY_PROMPTS, "Erasure 1 does not say what it erases"),
+        ([full([1.0]), full([float("inf")])], SUM, "NaN or infinity"),
         ([full([1.0], concepts='[{"erase": "cat"}]')], BY_PROMPTS, "no keys or values of text"),
         ([Erasure({VALUES: torch.ones(2, 3)}, {"esd.concepts": '[{"erase": "cat"}]'})], BY_PROMPTS, "trained for 3"),
     ],
@@ -165,18 +166,46 @@ def test_what_cannot_be_merged_is_refused(erasures, mode, message):
         merge(erasures, mode, tokens)
 
 
+def test_by_prompts_refuses_before_it_encodes():
+    def asked(prompt: str) -> torch.Tensor:
+        raise AssertionError(prompt)
+
+    for one, message in ((full([1.0], concepts='[{"erase": "cat"}]'), "no keys"), (erasing("", 1), "does not say")):
+        with pytest.raises(EsdError, match=message):
+            merge([one], BY_PROMPTS, asked)
+
+
+def test_by_prompts_an_erasure_of_other_weights_takes_nothing_from_the_others():
+    one, elsewhere = erasing("axolotl", 1), Erasure({OUT: torch.ones(2, 2)}, erasing("axolotl", 1).metadata)
+    alone, both = (merge(each, BY_PROMPTS, tokens) for each in ([one], [elsewhere, one]))
+    assert torch.equal(alone.differences[VALUES], both.differences[VALUES])
+    assert torch.equal(both.differences[OUT], one.differences[OUT] + 1)
+
+
+def test_what_was_kept_in_merging_is_known_to_the_next():
+    made = merge([erasing("axolotl", 1)], BY_PROMPTS, tokens, ["gecko"])
+    assert json.loads(made.metadata["esd.keeps"]) == [{"prompts": ["gecko"], "weight": 1.0}]
+
+
 def test_by_prompts_needs_the_text_encoder():
     with pytest.raises(EsdError, match="connect the CLIP"):
         merge([full([1.0])], BY_PROMPTS)
 
 
 def test_concepts_are_read_from_any_metadata():
-    cat, odd = concepts_of(
-        {"esd.concepts": '[{"erase": "cat"}, {"erase": ""}, {"erase": 3}, {"erase": "x", "kind": "odd"}]'}
+    stored = [{"erase": each} for each in ("cat", "", 3, "  ", "\ud83d")] + [{"erase": "x", "kind": "odd"}]
+    cat, odd = concepts_of({"esd.concepts": json.dumps(stored)})
+        {
+            "esd.concepts": '[{"erase": "cat"}, {"erase": ""}, {"erase": 3}, {"erase": "  "}, {"erase": "\\ud83d"}, {"erase": "x", "kind": "odd"}]'
+        }
     )
     assert cat.student_prompt == "cat" and "a photo of a cat" in [context.prompt for context in cat.contexts]
     assert odd.kind == "" and odd.contexts
-    stored = {"erase": "hat", "erase_from": "man in a hat", "contexts": [{"prompt": "x hat"}, {"prompt": 3}, "y"]}
+    stored = {
+        "erase": "hat",
+        "erase_from": "man in a hat",
+        "contexts": [{"prompt": "x hat"}, {"prompt": 3}, "y", {"prompt": "\ud83d"}],
+    }
     (hat,) = concepts_of({"esd.concepts": json.dumps([stored])})
     assert hat.student_prompt == "man in a hat" and [context.prompt for context in hat.contexts] == ["x hat"]
     assert concepts_of({"esd.concepts": "[["}) == [] and concepts_of({}) == []

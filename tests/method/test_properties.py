@@ -782,18 +782,21 @@ class TestJudgedAndMerged:
         random = torch.Generator().manual_seed(seed)
         told = {word: torch.randn((3, 4), generator=random, dtype=torch.float64) for word in words}
         tokens = lambda prompt: told.get(prompt, torch.eye(4, dtype=torch.float64))  # noqa: E731
+        names = ("a.attn2.to_k.weight", "b")
         parts = [
             erasure.Erasure(
-                {"a.attn2.to_k.weight": torch.randn((2, 4), generator=random), "b": torch.ones(1)},
+                {names[0]: torch.randn((2, 4), generator=random), names[1]: torch.ones(1)},
                 {"esd.concepts": json.dumps([{"erase": word}])},
             )
             for word in words
         ]
-        made = outcome(lambda: merge_by_prompts.on_own_prompts(parts, tokens))
-        assert (made is None) == (not all(merge_by_prompts.concepts_of(each.metadata) for each in parts))
-        for own, part in zip(made or (), parts, strict=False):
-            assert own.names == part.names and own.differences["b"].equal(part.differences["b"])
-            assert bool(torch.isfinite(own.differences["a.attn2.to_k.weight"]).all())
+        acting = outcome(lambda: merge_by_prompts.acting_on_own(parts, tokens))
+        assert (acting is None) == (not all(merge_by_prompts.concepts_of(each.metadata) for each in parts))
+        if acting is not None:
+            moved = merge_by_prompts.through(parts[0].differences[names[0]], acting[0])
+            assert moved.shape == (2, 4) and bool(torch.isfinite(moved).all())
+            assert closed_form.ridged(told[words[0]].mT @ told[words[0]]).shape == (4, 4)
+        assert concepts.kept_prompts([concepts.Keep(tuple(words), weight) for weight in (0.0, 1.0)]) == words
 
     @examples_of(40)
     @given(st.integers(1, 50), st.integers(1, 4), st.booleans(), st.sampled_from(("when gone", "after all steps")))

@@ -59,30 +59,32 @@ def _path(name: str) -> Path:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """Pairs of pictures for the report's page, and those of a blind sheet, whose sides are drawn by a seed."""
+class BlindSheet:
+    """What a blind sheet is called, its pairs, and the seed of its lots."""
 
-    pairs: Sequence[PicturePair] = ()
-    asked: Sequence[PicturePair] = ()
-    seed: int = 0
+    title: str
+    pairs: Sequence[PicturePair]
+    seed: int
 
 
-def save_report(prefix: str, report: Report, shown: Shown) -> list[Path]:
+def save_report(prefix: str, report: Report, pairs: Sequence[PicturePair], sheet: BlindSheet | None) -> list[Path]:
     """Write a page, its data, a table of every picture and a blind sheet, under one name with the next free counter."""
     page = output_path(prefix, ".html")
-    texts = {".html": to_html(report, shown.pairs), ".json": to_json(report), ".csv": to_csv(report.scores)}
-    if shown.asked:
-        texts[".blind.html"] = to_study(report.title, shown.asked, shown.seed)
+    texts = {".html": to_html(report, pairs), ".json": to_json(report), ".csv": to_csv(report.scores)}
+    if sheet and sheet.pairs:
+        texts[".blind.html"] = to_study(sheet.title, sheet.pairs, sheet.seed)
     paths = [page.with_suffix(ending) for ending in texts]
     for path, text in zip(paths, texts.values(), strict=True):
         write_atomically(path, partial(Path.write_bytes, data=text.encode("utf-8", "replace")))
     return paths
 
 
-def told(report: Report, prefix: str, shown: Shown = Shown()) -> tuple[str, dict[str, list[Any]]]:
+def told(
+    report: Report, prefix: str, pairs: Sequence[PicturePair] = (), sheet: BlindSheet | None = None
+) -> tuple[str, dict[str, list[Any]]]:
     """Return a report's text and what a node tells of it; its files are written where they have a name."""
     text = to_text(report)
-    paths = save_report(prefix, report, shown) if prefix else []
+    paths = save_report(prefix, report, pairs, sheet) if prefix else []
     if paths:
         endings = [path.name.removeprefix(paths[0].stem) for path in paths[1:]]
         text += f"\nSaved {paths[0].name}, {', '.join(endings[:-1])} and {endings[-1]}"

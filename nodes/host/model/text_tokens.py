@@ -45,10 +45,11 @@ _TOLD: WeakKeyDictionary[Any, _Told] = WeakKeyDictionary()
 
 def _known(clip: Any) -> dict[str, Tensor]:
     """Return what this text encoder has given before; nothing where hooks may change that from call to call."""
-    if getattr(clip, "apply_hooks_to_conds", None) is not None or not hasattr(clip, "patcher"):
+    patcher = getattr(clip, "patcher", None)
+    if patcher is None or getattr(clip, "apply_hooks_to_conds", None) or getattr(patcher, "forced_hooks", None):
         return {}
     options = (getattr(clip, name, None) for name in ("layer_idx", "tokenizer_options"))
-    state = (clip.patcher.patches_uuid, repr(list(options)))
+    state = (patcher.patches_uuid, repr(list(options)))
     told = _TOLD.get(clip.cond_stage_model)
     if told is None or told.state != state:
         told = _TOLD[clip.cond_stage_model] = _Told(state, {})

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ....esd.closed_form import is_style, second_moment, staying_prompts, text_edit
-from ....esd.concepts import NULL_PROMPT, Concept, Keep
+from ....esd.concepts import NULL_PROMPT, Concept, Keep, kept_prompts
 from ....esd.denoiser import Condition
 from ....esd.robust import LEVELS, pool
 from ....esd.slots import token_name
@@ -43,7 +43,7 @@ def starting_edits(
     if not plan.settings.closed_form:
         return Start({}, {})
     remembered = tokens_of(clip)  # most of these prompts are the same in every run
-    prompts = staying_prompts(concepts, [prompt for keep in keeps if keep.weight for prompt in keep.prompts])
+    prompts = staying_prompts(concepts, kept_prompts(keeps))
     moment = second_moment(map(remembered, prompts))
     keys, values = text_weights(plan.host, plan.names)
 
