@@ -75,7 +75,8 @@ def concepts_of(metadata: Mapping[str, str]) -> list[Concept]:
 def _concept(stored: Mapping[str, object]) -> Concept | None:
     """Return a concept as it was saved; None for what could not have been erased."""
     try:
-        made = make_concept(*(as_str(stored.get(name)) for name in ("erase", "erase_from", "replace_with")))
+        erase, erase_from, replace_with = (as_str(stored.get(n)) for n in ("erase", "erase_from", "replace_with"))
+        made = make_concept(erase, erase_from, replace_with)
     except EsdError:
         return None
     around, kind = stored.get("contexts"), as_str(stored.get("kind"))

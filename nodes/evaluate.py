@@ -139,8 +139,8 @@ def _by_lot(drawn: host.Drawn, seed: int) -> list[PicturePair]:
 
 def _pair(before: host.KeptPicture, after: host.KeptPicture) -> PicturePair:
     score = before.score
-    files = (ui.jpeg(each.picture / 255.0) for each in (before, after))
-    return PicturePair(score.role, score.prompt, score.seed, *files, label=score.label)
+    first, second = (ui.jpeg(each.picture / 255.0) for each in (before, after))
+    return PicturePair(score.role, score.prompt, score.seed, first, second, score.label)
 
 
 def _picture(report: Report, pairs: list[Pair]) -> Any:

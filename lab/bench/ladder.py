@@ -1,8 +1,8 @@
 """From the published procedure to the defaults, step by step: `python run.py bench ladder` counts passes, and judges.
 
-The arms are the steps that the defaults took.  All arms of a task run in turn, and again for each repeat, which is a seed of its own;
-the published one, which takes most of the time, only as often as is asked for.  A backward counts as two passes, and
-what a run measures counts too.
+The arms are the steps that the defaults took.  All arms of a task run in turn, and again for each repeat, which is a
+seed of its own; the published one, which takes most of the time, only as often as is asked for.  A backward counts as
+two passes, and what a run measures counts too.
 """
 
 from __future__ import annotations

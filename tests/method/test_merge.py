@@ -195,10 +195,6 @@ def test_by_prompts_needs_the_text_encoder():
 def test_concepts_are_read_from_any_metadata():
     stored = [{"erase": each} for each in ("cat", "", 3, "  ", "\ud83d")] + [{"erase": "x", "kind": "odd"}]
     cat, odd = concepts_of({"esd.concepts": json.dumps(stored)})
-        {
-            "esd.concepts": '[{"erase": "cat"}, {"erase": ""}, {"erase": 3}, {"erase": "  "}, {"erase": "\\ud83d"}, {"erase": "x", "kind": "odd"}]'
-        }
-    )
     assert cat.student_prompt == "cat" and "a photo of a cat" in [context.prompt for context in cat.contexts]
     assert odd.kind == "" and odd.contexts
     stored = {
