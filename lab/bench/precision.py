@@ -125,7 +125,7 @@ def rounding_backward(precision: str) -> Iterator[None]:
 class Half(Playground):
     """The playground, whose weights are stored in fp16."""
 
-    def differences(self, task: Task, arm: str, seed: int) -> dict[str, Tensor]:
+    def differences(self, task: Task, arm: str, seed: int, steps: int) -> dict[str, Tensor]:
         """What a run learns in the precisions of an arm."""
         from esd_pack.esd.concepts import make_concept, make_keep, prompts_of
         from esd_pack.esd.settings import Settings
@@ -135,7 +135,7 @@ class Half(Playground):
 
         concepts = [make_concept(**c) for c in task.concepts]
         keeps = [make_keep(task.keeps, 1.0)] if task.keeps else []
-        settings = Settings(**{**SIZE, **FIXED, "seed": seed, **CHANGES.get(task.name, {})})
+        settings = Settings(**{**SIZE, **FIXED, "steps": steps, "seed": seed, **CHANGES.get(task.name, {})})
         model, both = self.loaded.model, []
         for precision in ARMS[arm][:2]:
             with torch.inference_mode():
@@ -148,12 +148,12 @@ class Half(Playground):
             erase(split, conditions, concepts, plan.settings, keeps)
         return {f"diffusion_model.{name}": t for name, t in split.difference().items()}
 
-    def row(self, task: Task, arm: str, seed: int, exact: Mapping[str, Tensor] | None) -> dict[str, Any]:
+    def row(self, task: Task, arm: str, seed: int, steps: int, exact: Mapping[str, Tensor] | None) -> dict[str, Any]:
         """Erase, draw, judge."""
         from esd_pack.esd.erasure import Erasure
         from esd_pack.nodes.host.model.apply import apply
 
-        learnt = self.differences(task, arm, seed)
+        learnt = self.differences(task, arm, seed, steps)
         rates = self.rates(
             apply(self.loaded.model, Erasure(learnt), 1.0), {"erased": task.gone, "kept": task.near + task.rest}
         )
@@ -173,6 +173,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=FIXED["steps"], help="of each run (default: %(default)s)")
     parser.add_argument("--only", default="", help="tasks whose name contains this")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
@@ -185,7 +186,7 @@ def main() -> None:
         for task in [t for t in tasks(words) if t.name in TASKS and chosen.only in t.name]:
             exact = None
             for arm in ARMS:
-                row = world.row(task, arm, seed, exact)
+                row = world.row(task, arm, seed, chosen.steps, exact)
                 exact = exact or row["learnt"]
                 rows.append({name: value for name, value in row.items() if name != "learnt"})
                 write_json(chosen.json, rows)

@@ -66,6 +66,13 @@ def test_micro_optimisations_run(comfy_path, tmp_path):
     assert found["rows"][0]["walk_ratio"] == found["rows"][0]["training_ratio"] == 1
 
 
+def test_precisions_run_beside_each_other(comfy_path, tmp_path):
+    found = bench(comfy_path, tmp_path, "precision", "--seeds", "1", "--steps", "2", "--only", "object: cat")
+    exact, *halves = found["rows"]
+    assert exact["arm"] == "fp32" and exact["cosine"] == 1 and len(halves) == 5
+    assert all(0.5 < row["cosine"] < 1 for row in halves)
+
+
 def test_large_models_are_planned_for_cards(comfy_path, tmp_path):
     found = bench(comfy_path, tmp_path, "large_models", "--parts", "foretold", "--families", "FLUX.2 klein 4B")
     arms = {(row["rank"], row["optimizer"]): row for row in found["rows"]}
