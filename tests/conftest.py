@@ -161,9 +161,11 @@ def comfy(comfy_path: Path, comfy_base: Path) -> types.ModuleType:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _collected() -> Iterator[None]:
-    """Free what a file's tests leave in cycles: loaded models are large, and Python does not count tensors."""
+def _left_as_it_was() -> Iterator[None]:
+    """Free what a file's tests leave: patches of an erased MODEL on shared weights, and large things in cycles."""
     yield
+    if "comfy.model_management" in sys.modules:
+        sys.modules["comfy.model_management"].unload_all_models()
     gc.collect()
 
 

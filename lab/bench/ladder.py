@@ -33,11 +33,12 @@ SHORT_ONLY = "sixteen objects"
 """A task for the defaults alone: the other arms take hours of it."""
 
 
-def rows(bench: Bench, chosen: list[Task], repeats: int, published: int) -> Iterator[dict[str, Any]]:
+def rows(bench: Bench, chosen: list[Task], arms: list[str], repeats: int, published: int) -> Iterator[dict[str, Any]]:
     """Yield a row a run: all arms of a task in turn, then the next repeat."""
     for seed in range(repeats):
         for task in chosen:
-            for arm, (preset, changes) in ARMS.items():
+            for arm in arms:
+                preset, changes = ARMS[arm]
                 if (arm == PUBLISHED and seed >= published) or (task.name == SHORT_ONLY and arm != DEFAULT):
                     continue
                 yield {"arm": arm, **bench.run(task, seed, preset, **changes)}
@@ -64,12 +65,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", metavar="FILE", help="write the rows there, anew after each")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--published", type=int, default=1, help="repeats of the published arm (default: %(default)s)")
     chosen = parser.parse_args()
     bench, made = Bench(), []
     by_name = {task.name: task for task in tasks(bench.words)}
-    for row in rows(bench, [by_name[name] for name in chosen.tasks], chosen.repeats, chosen.published):
+    for row in rows(bench, [by_name[name] for name in chosen.tasks], chosen.arms, chosen.repeats, chosen.published):
         made.append(row)
         print(row["task"], row["arm"], row["seed"], row["passes"], row["seconds"], flush=True)
         write_json(chosen.json, made)
