@@ -116,9 +116,14 @@ def make_keep(text: str, weight: float) -> Keep:
     return Keep(prompts, weight)
 
 
+def is_whole(prompt: str) -> bool:
+    """Whether a text encoder can be given this text: it holds no half of a character."""
+    return not any("\ud800" <= character <= "\udfff" for character in prompt)
+
+
 def _require_text(*prompts: str) -> None:
     for prompt in prompts:
-        if any("\ud800" <= character <= "\udfff" for character in prompt):
+        if not is_whole(prompt):
             raise EsdError(f'The prompt "{prompt:.100}" holds half of a character, as broken copies do: type it anew.')
 
 

@@ -152,8 +152,9 @@ def merged_metadata(parts: Sequence[Mapping[str, str]], mode: str, keeps: Sequen
         for name in COMMON
         if parts[0].get(f"esd.{name}") and len({part.get(f"esd.{name}") for part in parts}) == 1
     }
-    for name in ("concepts", "keeps"):
-        listed = [json.dumps(each) for part in parts for each in as_dicts(part.get(f"esd.{name}"))]
-        listed += [json.dumps({"prompts": [*keeps], "weight": 1.0})] if keeps and name == "keeps" else []
+    own = {"concepts": [], "keeps": [{"prompts": [*keeps], "weight": 1.0}] if keeps else []}
+    for name, more in own.items():
+        of_parts = [each for part in parts for each in as_dicts(part.get(f"esd.{name}"))]
+        listed = map(json.dumps, [*of_parts, *more])
         made[f"esd.{name}"] = f"[{', '.join(dict.fromkeys(listed))}]"
     return {**made, "esd.merged": f"{len(parts)} erasures, {mode}"}

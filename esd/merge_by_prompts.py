@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .closed_form import Tokens, ridged, second_moment, staying_prompts
-from .concepts import NULL_PROMPT, Concept, Context, make_concept
+from .concepts import NULL_PROMPT, Concept, Context, is_whole, make_concept
 from .contexts import KINDS, with_contexts
 from .erasure import Erasure, LowRankChange
 from .errors import EsdError
@@ -92,8 +92,7 @@ def _kept_by(metadata: Mapping[str, str]) -> Iterator[str]:
 
 def _prompts(stored: Sequence[object]) -> Iterator[str]:
     """Yield what can be said to a text encoder."""
-    texts = (as_str(each) for each in stored)
-    yield from (text for text in texts if text.strip() and text == text.encode("utf-8", "ignore").decode("utf-8"))
+    yield from (text for text in map(as_str, stored) if text.strip() and is_whole(text))
 
 
 def _second_moment_of(concepts: Sequence[Concept], tokens: Tokens) -> Tensor:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from esd_pack.esd.evaluate.page import escaped, page, table_of_markup
 
 from .jobs import Job
 from .ledger import Outcome
@@ -39,12 +40,17 @@ def as_html(name: str, jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> 
     parts = sum(outcome.is_done and job.is_part for job, outcome in ended)
     words = f"{len(whole)} results, {parts} merged parts, {len(failed)} failed"
     body = [
-        f"<h1>{_text(name)}</h1><p>{words}.</p>",
-        _table(("job", "why it failed"), [(_text(job.title), _text(outcome.reason)) for job, outcome in failed]),
-        _table(HEAD, [row_of(job, outcome) for job, outcome in whole]),
+        f"<p>{words}.</p>",
+        table_of_markup(
+            ("job", "why it failed"), [(escaped(job.title), escaped(outcome.reason)) for job, outcome in failed]
+        ),
+        table_of_markup(HEAD, [row_of(job, outcome) for job, outcome in whole]),
         "".join(_picture(job) for job, outcome in whole if "picture.png" in outcome.files),
     ]
-    return _PAGE.format(title=_text(name), body="\n".join(filter(None, body)))
+    return page(name, body, RULES, "'self' file:")
+
+
+RULES = "body { max-width: 90rem } td { vertical-align: top } img { width: auto; max-width: 100% }\n"
 
 
 HEAD = ("model", "erased", "settings", "gone", "kept", "worst neighbours", "left in the model", "files")
@@ -56,9 +62,11 @@ def row_of(job: Job, outcome: Outcome) -> tuple[str, ...]:
     found = figures.get("found", {})
     worst = ", ".join(f"{label} {before} to {after}" for label, before, after in figures.get("worst", ()))
     left = ", ".join(f"{prompt} {percent} %" for prompt, percent in figures.get("left", {}).items())
-    links = " ".join(f'<a href="jobs/{_text(job.name)}/{_text(file)}">{_text(file)}</a>' for file in outcome.files)
+    links = " ".join(
+        f'<a href="jobs/{escaped(job.name)}/{escaped(file)}">{escaped(file)}</a>' for file in outcome.files
+    )
     plain = (job.model, ", ".join(job.concepts), job.settings, gone(found), kept(found), worst, left)
-    return (*map(_text, plain), links)
+    return (*map(escaped, plain), links)
 
 
 def gone(found: Json) -> str:
@@ -74,30 +82,5 @@ def kept(found: Json) -> str:
 
 
 def _picture(job: Job) -> str:
-    source = f"jobs/{_text(job.name)}/picture.png"
-    return f'<h2>{_text(job.title)}</h2><img src="{source}" alt="evaluation of {_text(job.title)}" loading="lazy">'
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    heads = "".join(f"<th>{_text(cell)}</th>" for cell in head)
-    return f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>" if body else ""
-
-
-def _text(value: object) -> str:
-    return escape(str(value).encode("utf-8", "replace").decode("utf-8"))
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src 'self' file:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>
-body {{ font: 15px/1.5 sans-serif; max-width: 90rem; margin: 2rem auto; padding: 0 1rem; color: #202020 }}
-table {{ border-collapse: collapse; margin: 1rem 0 }} td, th {{ text-align: left; padding: .2rem .8rem .2rem 0 }}
-th {{ border-bottom: 1px solid #bbb }} td {{ vertical-align: top }} img {{ max-width: 100% }}
-</style></head><body>
-{body}
-</body></html>
-"""
+    source = f"jobs/{escaped(job.name)}/picture.png"
+    return f'<h2>{escaped(job.title)}</h2><img src="{source}" alt="evaluation of {escaped(job.title)}" loading="lazy">'

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from ..random_streams import ASKING, SIDES, stream_generator
-from .page import escaped, page, picture, table
+from .page import escaped, page, picture, table, table_of_markup
 from .report import PicturePair
 
 ASKED = 24
@@ -20,7 +20,7 @@ ASKED = 24
 
 ANSWERS = (("left", "the left one"), ("right", "the right one"), ("both", "both alike"), ("none", "neither"))
 MODELS = ("before", "after")
-COUNTED = (*MODELS, "both", "none")
+COUNTED = (*MODELS, *(value for value, _ in ANSWERS[2:]))
 
 
 def on_sheet(roles: Sequence[str], seed: int) -> list[int]:
@@ -72,13 +72,13 @@ def _rules(roles: Sequence[str]) -> Iterator[str]:
     names = [f"{kind}-{role}" for role in range(len(roles)) for kind in COUNTED]
     yield f"body {{ counter-reset: {' '.join(names) or 'none'} }}"
     for name in names:
-        yield f"input.{name}:checked {{ counter-increment: {name} }} td.{name}::after {{ content: counter({name}) }}"
+        yield f"input.{name}:checked {{ counter-increment: {name} }} span.{name}::after {{ content: counter({name}) }}"
 
 
 def _chosen(roles: Sequence[str]) -> str:
-    head = "".join(f"<th>{words}</th>" for words in ("role", *MODELS, *(words for _, words in ANSWERS[2:])))
+    head = ("role", *MODELS, *(words for _, words in ANSWERS[2:]))
     rows = (
-        f"<tr><td>{escaped(role)}</td>" + "".join(f'<td class="{kind}-{place}"></td>' for kind in COUNTED) + "</tr>"
+        (escaped(role), *(f'<span class="{kind}-{place}"></span>' for kind in COUNTED))
         for place, role in enumerate(roles)
     )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return table_of_markup(head, rows)

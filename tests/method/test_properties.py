@@ -775,6 +775,7 @@ class TestJudgedAndMerged:
         assert sheet.count(page.picture(b"b")) == sheet.count(page.picture(b"a")) == len(roles)
         assert all(page.escaped(role) in sheet for role in roles)
         assert page.page("t", [page.table(("h",), [(role,) for role in roles])]).count("<td>") == len(roles)
+        assert page.table_of_markup(("h",), [("<b>x</b>",)]).count("<b>x</b>") == 1
 
     @examples_of(20)
     @given(st.lists(TEXTS, min_size=1, max_size=3), st.integers(0, 2**32))
@@ -796,6 +797,9 @@ class TestJudgedAndMerged:
             moved = merge_by_prompts.through(parts[0].differences[names[0]], acting[0])
             assert moved.shape == (2, 4) and bool(torch.isfinite(moved).all())
             assert closed_form.ridged(told[words[0]].mT @ told[words[0]]).shape == (4, 4)
+        assert all(
+            concepts.is_whole(each.erase) for part in parts for each in merge_by_prompts.concepts_of(part.metadata)
+        )
         assert concepts.kept_prompts([concepts.Keep(tuple(words), weight) for weight in (0.0, 1.0)]) == words
 
     @examples_of(40)
