@@ -98,11 +98,11 @@ def from_templates(page: Any, name: str) -> None:
     """Open a workflow by clicking its card in Browse Templates; the card shows its picture."""
     nodes = len(json.loads((ROOT / "workflows" / f"{name}.json").read_text("utf-8"))["nodes"])
     card = browser.open_template(page, PACK, name)
-    card.scroll_into_view_if_needed()
     with Image.open(ROOT / "workflows" / f"{name}.jpg") as picture:
         deadline = time.monotonic() + 120
         while not card.evaluate(THUMBNAIL, picture.width):  # which finds the card anew: the page may have redrawn it
             assert time.monotonic() < deadline, name
+            card.scroll_into_view_if_needed()  # cards that are laid out above it push it away, and unseen it is not loaded
             page.wait_for_timeout(250)
     card.click()
     page.wait_for_function(
