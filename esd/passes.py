@@ -10,7 +10,7 @@ from .examples import keep_specs
 from .robust import attack_passes, level_of
 from .settings import WHEN_GONE, Settings
 from .step_plan import MIN_STEPS
-from .until_gone import CHECK_EVERY, LOOK_EVERY, looking_passes, measuring_passes
+from .until_gone import CHECK_EVERY, LOOK_EVERY, looking_passes, measuring_again_passes, measuring_passes
 
 
 def streams_of(keeps: Sequence[Keep]) -> int:
@@ -40,7 +40,7 @@ def planned_passes(settings: Settings, concepts: Sequence[Concept], keeps: Seque
         measuring += checks * measuring_passes(concepts, settings)
         measuring += (settings.steps // LOOK_EVERY + 3) * drift_passes(keeps)
     if until_gone:
-        measuring += checks * looking_passes(concepts, settings)
+        measuring += checks * (looking_passes(concepts, settings) + measuring_again_passes(concepts, settings))
     if robust:
         measuring += settings.examples * attack_passes(robust) + checks * drift_passes(keeps)
     return round(streams_of(keeps) * (drawn / each * 2 * levels + settings.examples) + measuring)

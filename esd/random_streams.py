@@ -11,6 +11,10 @@ ASKING, SIDES = 32, 33
 """Which pairs are on a blind sheet, and what is left and right there."""
 
 
+DOUBTING = 2**16
+"""Held-out trajectories of a concept of many that is measured again; the concept's place is added."""
+
+
 def stream_generator(seed: int, stream: int) -> torch.Generator:
     """Return the generator of a stream, on the CPU."""
     return torch.Generator().manual_seed((seed + stream * 0x9E3779B97F4A7C15) % 2**63)

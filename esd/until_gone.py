@@ -19,7 +19,7 @@ from .contexts import by_kind, kind_of
 from .denoiser import Condition, Denoiser
 from .drawn import PASSES, shown
 from .examples import TargetSpec, context_specs, target_spec
-from .random_streams import CONFIRMING, LOOKING, MEASURING, stream_generator
+from .random_streams import CONFIRMING, DOUBTING, LOOKING, MEASURING, stream_generator
 from .residual import HeldOut, hold_out, percent_left, residuals_and_drifts
 from .settings import BY_KIND, WHEN_GONE, Settings
 
@@ -27,7 +27,10 @@ CHECK_EVERY = 10
 """Optimiser steps between two measurements."""
 
 FEW = 4
-"""Up to so many concepts each is measured more closely: together they make up for it."""
+"""Up to so many concepts each is measured more closely: together they make up for it.
+
+Of more, these few are measured so once the coarse measurement finds no others left: it is off by more than `SLACK`.
+"""
 
 
 @dataclass(frozen=True)
@@ -124,16 +127,17 @@ class GoneGauge:
         settings: Settings,
         seed_stream: int = MEASURING,
     ) -> None:
-        """Sample the held-out trajectories; they depend on the seed alone."""
+        """Sample the held-out trajectories; they depend on the seed, and on how many concepts there are."""
         self.denoiser, self.conditions, self.concepts, self.settings = denoiser, conditions, concepts, settings
         generator = stream_generator(settings.seed, seed_stream)
-        close = CLOSE if len(concepts) <= FEW else COARSE
+        close = closeness(concepts)
         measured = [(i, spec, levels) for i, c in enumerate(concepts) for spec, levels in _measured(c, settings, close)]
         self.measured: list[_Measured] = []
         for levels, group in groupby(sorted(measured, key=lambda each: -each[2]), key=lambda each: each[2]):
             rows = list(group)
             points = hold_out(denoiser, conditions, [spec for _, spec, _ in rows], settings, generator, levels)
             self.measured += [_Measured(i, p) for (i, _, _), p in zip(rows, points, strict=True)]
+        self._closer: dict[int, GoneGauge] = {}
 
     def measure(self) -> list[Left]:
         """Return what is left of each concept; `measuring_passes` a time."""
@@ -152,7 +156,7 @@ class GoneGauge:
 
         Styles are looked at once nothing else is left; every `LOOK_EVERY` steps whatever their residuals are.
         """
-        left = self.measure()
+        left = self._measured_again(self.measure())
         styles = [is_style(concept) for concept in self.concepts]
         if not all(
             each.is_gone or (style and done % LOOK_EVERY == 0) for each, style in zip(left, styles, strict=True)
@@ -164,6 +168,19 @@ class GoneGauge:
                 found = self._look(concept, LOOKS if done else LOOKS[:1], generator)
                 left[index] = replace(left[index], shown=sum(found) / len(found))
         return left, all(each.is_gone for each in left) and self.confirmed()
+
+    def _measured_again(self, left: list[Left]) -> list[Left]:
+        """Return the same with the few that are left of many measured closely, on trajectories of their own."""
+        doubtful = [index for index, each in enumerate(left) if not (each.is_gone or is_style(self.concepts[index]))]
+        if closeness(self.concepts) == CLOSE or len(doubtful) > FEW:
+            return left
+        again = list(left)
+        for index in doubtful:
+            if index not in self._closer:
+                alone = [self.concepts[index]]
+                self._closer[index] = GoneGauge(self.denoiser, self.conditions, alone, self.settings, DOUBTING + index)
+            (again[index],) = self._closer[index].measure()
+        return again
 
     def _look(self, concept: Concept, looks: Sequence[int], generator: torch.Generator) -> list[bool]:
         """Return which pictures of a style show it; a look is only for what the one before does not show."""
@@ -182,6 +199,11 @@ class GoneGauge:
             return True
         other = GoneGauge(self.denoiser, self.conditions, measured, self.settings, CONFIRMING)
         return all(left.is_within(SLACK) for left in other.measure())
+
+
+def closeness(concepts: Sequence[Concept]) -> Closeness:
+    """Return how closely each of so many concepts is measured."""
+    return CLOSE if len(concepts) <= FEW else COARSE
 
 
 def _measured(concept: Concept, settings: Settings, close: Closeness) -> list[tuple[TargetSpec, int]]:
@@ -214,7 +236,15 @@ def gone_at(concept: Concept, prompt: str) -> float:
 
 def measuring_passes(concepts: Sequence[Concept], settings: Settings) -> int:
     """Network passes of one measurement."""
-    close = CLOSE if len(concepts) <= FEW else COARSE
+    return _passes(concepts, settings, closeness(concepts))
+
+
+def measuring_again_passes(concepts: Sequence[Concept], settings: Settings) -> int:
+    """Network passes of measuring a few of many concepts again, at most."""
+    return 0 if closeness(concepts) == CLOSE else _passes(concepts[:FEW], settings, CLOSE)
+
+
+def _passes(concepts: Sequence[Concept], settings: Settings, close: Closeness) -> int:
     return sum(2 * levels for concept in concepts for _, levels in _measured(concept, settings, close))
 
 

@@ -368,6 +368,7 @@ class TestTraining:
         before = gauge.denoiser.passes
         left = gauge.measure()
         assert gauge.denoiser.passes - before == until_gone.measuring_passes(chosen, made)
+        assert until_gone.closeness(chosen) == until_gone.CLOSE and not until_gone.measuring_again_passes(chosen, made)
         assert [each.percent for each in left] == [100] * count and not gauge.confirmed()
         limits = {prompt: until_gone.gone_at(chosen[0], prompt) for prompt in left[0].residuals}
         left[0] = until_gone.Left(left[0].prompt, dict.fromkeys(limits, gone), limits)

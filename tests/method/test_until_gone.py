@@ -18,7 +18,15 @@ from esd_pack.esd.presets import PRESETS, with_preset
 from esd_pack.esd.settings import ALL_STEPS, OWN_WORDS, WHEN_GONE, Settings
 from esd_pack.esd.snapshot import read_snapshot, write_snapshot
 from esd_pack.esd.train import Training, erase
-from esd_pack.esd.until_gone import GoneGauge, gone_at, measuring_passes, settled, shares_by_left
+from esd_pack.esd.until_gone import (
+    GoneGauge,
+    Left,
+    gone_at,
+    measuring_again_passes,
+    measuring_passes,
+    settled,
+    shares_by_left,
+)
 from support.fakes import FakeConditions, FakeDenoiser
 from support.small_runs import LESSONS, outcome
 
@@ -161,6 +169,26 @@ def test_a_measurement_costs_what_it_says():
     before = denoiser.passes
     gauge.measure()
     assert denoiser.passes - before == measuring_passes(run.concepts, run.settings)
+
+
+def test_the_few_that_many_leave_are_measured_again_closely():
+    """A coarse measurement that is off must not make a run train what is gone; nor end it where something is left."""
+    run = training(*(make_concept(f"cat {i}") for i in range(5)))
+    denoiser = FakeDenoiser()
+    gauge = GoneGauge(denoiser, FakeConditions(), run.concepts, run.settings)
+    limits = [
+        {prompt: gone_at(c, prompt) for prompt in left.residuals} for c, left in zip(run.concepts, gauge.measure())
+    ]
+    coarse = [Left(c.student_prompt, dict.fromkeys(each, -1.0), each) for c, each in zip(run.concepts, limits)]
+    doubtful = replace(coarse[2], residuals=dict.fromkeys(limits[2], 0.4))
+    gauge.measure = lambda: [*coarse[:2], doubtful, *coarse[3:]]
+    before = denoiser.passes
+    left, is_gone = gauge.check(0)
+    assert not is_gone and [each.is_gone for each in left] == [True, True, False, True, True]
+    assert left[2].worst == pytest.approx(1.0, abs=1e-5) and len(left[2].residuals) == 3
+    first = denoiser.passes - before
+    gauge.check(10)
+    assert first > denoiser.passes - before - first == measuring_again_passes(run.concepts[:1] * 5, run.settings) // 4
 
 
 @pytest.mark.parametrize("stop", [1, 9, 10, 11, 20, 25])
