@@ -29,11 +29,17 @@ from .denoiser import same_length
 from .examples import TargetSpec, concept_specs
 from .settings import Settings
 
-MOST_ETA = 1.0
-"""How far keys and values are pushed at most: further on the layers are no longer near linear."""
+MOST_ETA, MOST_ETA_AT_INPUT = 1.0, 2.0
+"""How far keys and values are pushed at most: further on the layers are no longer near linear.
+
+And styles where text enters a transformer: what is pushed there comes out less far.
+"""
 
 RIDGE = 1e-5
 """As a share of the mean of the second moment's diagonal."""
+
+POOLED_RIDGE = 0.1
+"""The same for pooled embeddings: a prompt has but one, so what stays leaves most directions free."""
 
 LISTS = 16
 """Words are put together in so many prompts: a text encoder on a CPU takes its time for each."""
@@ -102,6 +108,12 @@ def staying_prompts(concepts: Sequence[Concept], kept: Iterable[str] = ()) -> li
     return list(dict.fromkeys(["", *kept, *siblings, *together, *phrases, *styled]))
 
 
+def staying_words(concepts: Sequence[Concept]) -> list[str]:
+    """Return common words as prompts of their own: pooled embeddings of long prompts say little about short ones."""
+    named = {word for concept in concepts for said in (concept.erase, concept.student_prompt) for word in said.split()}
+    return [word for word in COMMON_WORDS[:: SPARSE // 2] if word not in named]
+
+
 def _siblings(concept: Concept, words: Iterable[str]) -> list[str]:
     """Return what an attribute is erased from, with other words in the place of its own."""
     article, space, _ = concept.erase.partition(" ")
@@ -144,12 +156,19 @@ def second_moment(tokens: Iterable[Tensor]) -> Tensor:
     return total / count
 
 
-def ridged(moment: Tensor) -> Tensor:
+def ridged(moment: Tensor, ridge: float = RIDGE) -> Tensor:
     """Return a second moment with the ridge on its diagonal."""
-    return moment + RIDGE * moment.diagonal().mean() * torch.eye(len(moment), dtype=moment.dtype)
+    return moment + ridge * moment.diagonal().mean() * torch.eye(len(moment), dtype=moment.dtype)
 
 
-def text_edit(tokens: Tokens, concepts: Sequence[Concept], settings: Settings, staying: Tensor) -> TextEdit:
+def text_edit(
+    tokens: Tokens,
+    concepts: Sequence[Concept],
+    settings: Settings,
+    staying: Tensor,
+    ridge: float = RIDGE,
+    most_eta: float = MOST_ETA,
+) -> TextEdit:
     """Solve for B, which is 0 where no concept fits; `staying` is the second moment of the tokens that stay, "d d".
 
     Prompts of a concept count by their shares of its examples, and concepts by their weights; styles by `STYLE`.
@@ -160,10 +179,10 @@ def text_edit(tokens: Tokens, concepts: Sequence[Concept], settings: Settings, s
     specs = [(spec, share, c) for c in named for spec, share in concept_specs(c, settings)]
     each = sum(share for _, share, _ in specs) / len(named)
     width = len(staying)
-    moment = ridged(staying)
+    moment = ridged(staying, ridge)
     keys, values = (torch.zeros((width, width), dtype=staying.dtype) for _ in range(2))
     for spec, share, concept in specs:
-        told, for_keys, for_values = _wanted(spec, concept, tokens)
+        told, for_keys, for_values = _wanted(spec, concept, tokens, most_eta)
         weight = share / each * (STYLE if is_style(concept) else 1.0)
         moment += weight * told.mT @ told
         keys += weight * (for_keys - told).mT @ told
@@ -172,7 +191,7 @@ def text_edit(tokens: Tokens, concepts: Sequence[Concept], settings: Settings, s
     return TextEdit(*solved.chunk(2))
 
 
-def _wanted(spec: TargetSpec, concept: Concept, tokens: Tokens) -> tuple[Tensor, Tensor, Tensor]:
+def _wanted(spec: TargetSpec, concept: Concept, tokens: Tokens, most_eta: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return the tokens of a prompt, and what keys and values should take them for, "n d" each."""
     if concept.erase_from:
         told, silent = _aligned(tokens, spec.prompt, without(spec.prompt, concept.erase))
@@ -180,10 +199,10 @@ def _wanted(spec: TargetSpec, concept: Concept, tokens: Tokens) -> tuple[Tensor,
     if is_style(concept):
         told, *others = _aligned(tokens, spec.prompt, *other_styles(spec.prompt, concept.erase))
         other = torch.stack(others).mean(dim=0)
-        pushed = other - min(spec.eta, MOST_ETA) * (told - other)
+        pushed = other - min(spec.eta, most_eta) * (told - other)
         return told, pushed, pushed
     told, anchor, erase, null = _aligned(tokens, spec.prompt, spec.anchor, spec.erase, spec.null)
-    eta = 0.0 if concept.replace_with else min(spec.eta, MOST_ETA)
+    eta = 0.0 if concept.replace_with else min(spec.eta, most_eta)
     return told, anchor, anchor - eta * (erase - null)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -42,6 +42,8 @@ class LayerNames:
     text_key_value: tuple[Entry, ...] = ("attn2.to_k.", "attn2.to_v.")
     plain_text: tuple[str, str] | None = None
     """How the weights of keys and of values end that a prompt's tokens enter as the text encoder gives them."""
+    text_inputs: tuple[str, str] | None = None
+    """The weights that all tokens of a prompt enter as the text encoder gives them, and its pooled embedding."""
     self_attention: tuple[Entry, ...] = ("attn1.",)
     text_stream: tuple[Entry, ...] = ()
     """The layers that only text tokens go through, where text and picture share their attention."""
@@ -49,6 +51,12 @@ class LayerNames:
     """What esd-u and esd-all leave alone in this family (SDXL: embeddings, first and last layer)."""
     methods: tuple[str, ...] | None = None
     """The methods that make sense for this family; None means all."""
+
+    def begun_too(self, names: Sequence[str], weights: Iterable[ParameterInfo]) -> list[str]:
+        """Return what a start in closed form changes beside the selected names: where text enters, if these read it."""
+        read = any(_has(name, (*self.text_attention, *self.text_stream)) for name in names)
+        there = {weight.name for weight in weights if weight.kind == "linear"}
+        return [name for name in self.text_inputs or () if read and name in there and name not in names]
 
 
 UNET_METHODS = (

@@ -45,10 +45,12 @@ class Closeness:
 CLOSE, COARSE = Closeness(3, 2, 2), Closeness(2, 1, 1)
 
 GONE = {"object": (-0.03, 0.2), "style": (-0.15, -0.03), "attribute": (0.0, 0.15)}
-INSTEAD = (0.02, 0.15)
+INSTEAD, UNTRAINED = (0.02, 0.15), (0.02, 0.2)
 """The residuals at which a concept of each kind is no longer drawn, under its own words and in its contexts.
 
 `INSTEAD` is for what is measured against a prompt that is drawn instead: without an attribute's words, or another.
+`UNTRAINED` is for an object at the start in closed form, which puts other tokens in the place of its words': at 0 they
+do nothing, where training that has come to 0 may have made up for what they do at some points by others.
 
 docs/quality.md has what judges found there.
 """
@@ -139,15 +141,18 @@ class GoneGauge:
             self.measured += [_Measured(i, p) for (i, _, _), p in zip(rows, points, strict=True)]
         self._closer: dict[int, GoneGauge] = {}
 
-    def measure(self) -> list[Left]:
-        """Return what is left of each concept; `measuring_passes` a time."""
+    def measure(self, is_trained: bool = True) -> list[Left]:
+        """Return what is left of each concept, of a student that has been trained or not; `measuring_passes` a time."""
         points, at_most = [each.points for each in self.measured], 2 * self.settings.trajectory_batch
         found = zip(self.measured, residuals_and_drifts(self.denoiser, self.conditions, points, at_most), strict=True)
         rows = [(m.concept, m.points.prompt, float(rho.mean()), drift) for m, (rho, drift) in found]
         left = []
         for index, concept in enumerate(self.concepts):
             residuals = {prompt: rho for i, prompt, rho, _ in rows if i == index}
-            limits, drift = {p: gone_at(concept, p) for p in residuals}, max(d for i, *_, d in rows if i == index)
+            limits, drift = (
+                {p: gone_at(concept, p, is_trained) for p in residuals},
+                max(d for i, *_, d in rows if i == index),
+            )
             left.append(Left(concept.student_prompt, residuals, limits, drift=drift))
         return left
 
@@ -156,7 +161,8 @@ class GoneGauge:
 
         Styles are looked at once nothing else is left; every `LOOK_EVERY` steps whatever their residuals are.
         """
-        left = self._measured_again(self.measure())
+        is_trained = done > 0
+        left = self._measured_again(self.measure(is_trained), is_trained)
         styles = [is_style(concept) for concept in self.concepts]
         if not all(
             each.is_gone or (style and done % LOOK_EVERY == 0) for each, style in zip(left, styles, strict=True)
@@ -167,9 +173,9 @@ class GoneGauge:
             if styles[index]:
                 found = self._look(concept, LOOKS if done else LOOKS[:1], generator)
                 left[index] = replace(left[index], shown=sum(found) / len(found))
-        return left, all(each.is_gone for each in left) and self.confirmed()
+        return left, all(each.is_gone for each in left) and self.confirmed(is_trained)
 
-    def _measured_again(self, left: list[Left]) -> list[Left]:
+    def _measured_again(self, left: list[Left], is_trained: bool) -> list[Left]:
         """Return the same with the few that are left of many measured closely, on trajectories of their own."""
         doubtful = [index for index, each in enumerate(left) if not (each.is_gone or is_style(self.concepts[index]))]
         if closeness(self.concepts) == CLOSE or len(doubtful) > FEW:
@@ -179,7 +185,7 @@ class GoneGauge:
             if index not in self._closer:
                 alone = [self.concepts[index]]
                 self._closer[index] = GoneGauge(self.denoiser, self.conditions, alone, self.settings, DOUBTING + index)
-            (again[index],) = self._closer[index].measure()
+            (again[index],) = self._closer[index].measure(is_trained)
         return again
 
     def _look(self, concept: Concept, looks: Sequence[int], generator: torch.Generator) -> list[bool]:
@@ -192,13 +198,13 @@ class GoneGauge:
                 break
         return found
 
-    def confirmed(self) -> bool:
+    def confirmed(self, is_trained: bool = True) -> bool:
         """Whether all but styles are gone on other trajectories, too, within what trajectories differ by."""
         measured = [concept for concept in self.concepts if not is_style(concept)]
         if not measured:
             return True
         other = GoneGauge(self.denoiser, self.conditions, measured, self.settings, CONFIRMING)
-        return all(left.is_within(SLACK) for left in other.measure())
+        return all(left.is_within(SLACK) for left in other.measure(is_trained))
 
 
 def closeness(concepts: Sequence[Concept]) -> Closeness:
@@ -228,9 +234,12 @@ def _against_what_is_drawn(spec: TargetSpec, concept: Concept) -> TargetSpec:
     return replace(spec, anchor=instead, erase=spec.prompt, null=instead)
 
 
-def gone_at(concept: Concept, prompt: str) -> float:
+def gone_at(concept: Concept, prompt: str, is_trained: bool = True) -> float:
     """Return the residual at which a concept counts as gone under its own words, or in a context."""
-    own, around = INSTEAD if concept.silent_prompt or concept.replace_with else GONE[kind_of(concept)]
+    kind = kind_of(concept)
+    own, around = UNTRAINED if kind == "object" and not is_trained else GONE[kind]
+    if concept.silent_prompt or concept.replace_with:
+        own, around = INSTEAD
     return own if prompt == concept.student_prompt else around
 
 

@@ -24,7 +24,7 @@ class FullStudent:
         self.slots = {name: _slot(network, name) for name in plan.names}
         self.frozen = {name: _read(slot) for name, slot in self.slots.items()}
         self.rows = {name: plan.rows_of(name, t.shape[0]) for name, t in self.frozen.items() if t.ndim}
-        self.trainable = {name: nn.Parameter(self._begun(name)) for name in plan.names}
+        self.trainable = {name: nn.Parameter(self._begun(name), name not in plan.fixed) for name in plan.names}
 
     def _begun(self, name: str) -> Tensor:
         return self._trained_rows(name).detach().to(self.device, torch.float32, copy=True)

@@ -13,6 +13,9 @@ from torch.nn import functional
 from ..erasure import Erasure, LowRankChange
 from .student import StudentPlan
 
+WIDE, OVERSAMPLED, ITERATIONS = 2048, 32, 6
+"""From which width on only some factors are computed; how many more of them than needed; how often they are refined."""
+
 DOWN, UP = "lora_down.weight", "lora_up.weight"
 
 
@@ -39,8 +42,9 @@ class LowRankStudent:
             first, last = self.rows[name]
             drawn = torch.rand((plan.rank, layer.in_features), generator=generator) * 2 - 1
             down, there = drawn / layer.in_features**0.5, device or layer.weight.device
-            self.trainable[f"{path}.{DOWN}"] = nn.Parameter(down.to(there))
-            self.trainable[f"{path}.{UP}"] = nn.Parameter(torch.zeros((last - first, plan.rank), device=there))
+            up, learns = torch.zeros((last - first, plan.rank), device=there), name not in plan.fixed
+            self.trainable[f"{path}.{DOWN}"] = nn.Parameter(down.to(there), learns)
+            self.trainable[f"{path}.{UP}"] = nn.Parameter(up, learns)
 
     def _pair(self, name: str) -> tuple[Tensor, Tensor]:
         path = name.removesuffix(".weight")
@@ -49,7 +53,7 @@ class LowRankStudent:
     @torch.no_grad()
     def begin(self, edits: Mapping[str, Tensor], dtype: torch.dtype) -> None:
         """Take the nearest B of this rank (truncated SVD); the layers themselves, in any form, multiply by W."""
-        factors = {id(edit): torch.linalg.svd(edit.double(), full_matrices=False) for edit in _distinct(edits.values())}
+        factors = {id(edit): _factors(edit.double(), self._rank) for edit in _distinct(edits.values())}
         for name, edit in edits.items():
             up, down = self._pair(name)
             drawn = self.drawn.setdefault(name, down.clone())
@@ -64,6 +68,10 @@ class LowRankStudent:
                 continue
             up[:, :rank] = made[:, slice(*self.rows[name])].to(up).mT
             down[:rank] = (root[:, None] * vh)[:rank].to(down)
+
+    @property
+    def _rank(self) -> int:
+        return max(len(down) for name, down in self.trainable.items() if name.endswith(DOWN))
 
     @contextmanager
     def attached(self, dtype: torch.dtype) -> Iterator[None]:
@@ -95,6 +103,22 @@ class LowRankStudent:
             whole = functional.pad(up, (0, 0, first, layer.out_features - last))
             changes[prefix + name] = LowRankChange(whole.contiguous(), down.contiguous())
         return Erasure({}, low_rank=changes)
+
+
+def _factors(edit: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return u, s, vh of a matrix "d d", of wide ones the first alone.
+
+    By subspace iteration (Halko, Martinsson and Tropp, 2011, algorithm 4.4), where all of them would take minutes.
+    """
+    if len(edit) <= WIDE:
+        return torch.linalg.svd(edit, full_matrices=False)  # type: ignore[no-any-return]
+    columns = min(len(edit), rank + OVERSAMPLED)
+    drawn = torch.randn((len(edit), columns), generator=torch.Generator().manual_seed(0), dtype=edit.dtype)
+    basis = torch.linalg.qr(edit @ drawn).Q
+    for _ in range(ITERATIONS):
+        basis = torch.linalg.qr(edit @ torch.linalg.qr(edit.mT @ basis).Q).Q
+    u, s, vh = torch.linalg.svd(basis.mT @ edit, full_matrices=False)
+    return basis @ u, s, vh
 
 
 def _distinct(edits: Iterable[Tensor]) -> Iterable[Tensor]:

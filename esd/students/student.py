@@ -18,12 +18,14 @@ class StudentPlan:
     """Which weights are trained, of some only the rows from a first to a last (not included), and how.
 
     `rank` 0 trains them themselves; above, a change of that rank beside each, whose first values come from `seed`.
+    Those that are `fixed` stay as the student begins.
     """
 
     names: tuple[str, ...]
     rows: tuple[tuple[str, tuple[int, int]], ...] = ()
     rank: int = 0
     seed: int = 0
+    fixed: tuple[str, ...] = ()
 
     def rows_of(self, name: str, height: int) -> tuple[int, int]:
         """Return the trained rows of a weight that has `height`."""
@@ -35,7 +37,7 @@ class Student(Protocol):
 
     @property
     def trainable(self) -> Mapping[str, torch.nn.Parameter]:
-        """The float32 parameters by name, on the network's device."""
+        """The float32 parameters by name, on the network's device; those of fixed weights ask for no gradient."""
 
     def begin(self, edits: Mapping[str, Tensor], dtype: torch.dtype) -> None:
         """Begin at W (I + B) instead of W, with B ("i i") by weight, or begin anew; layers compute in `dtype`."""

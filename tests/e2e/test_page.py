@@ -102,7 +102,7 @@ def from_templates(page: Any, name: str) -> None:
         deadline = time.monotonic() + 120
         while not card.evaluate(THUMBNAIL, picture.width):  # which finds the card anew: the page may have redrawn it
             assert time.monotonic() < deadline, name
-            card.scroll_into_view_if_needed()  # cards that are laid out above it push it away, and unseen it is not loaded
+            card.scroll_into_view_if_needed()  # cards laid out above push it away: unseen it is not loaded
             page.wait_for_timeout(250)
     card.click()
     page.wait_for_function(

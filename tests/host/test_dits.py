@@ -65,7 +65,7 @@ def made(comfy: Any) -> Callable[..., Case]:
     def make(name: str, **changes: Any) -> Case:
         row = OTHERS[name]
         model = row.model()
-        usual = {"eta": ETA, "num_inference_steps": STEPS, "width": row.side, "height": row.side}
+        usual = {"eta": ETA, "num_inference_steps": STEPS, "width": row.side, "height": row.side, "closed_form": False}
         with torch.inference_mode():
             plan = make_plan(model, Settings(**{**usual, **changes}))
             told = encode(plan.host, row.text, ["", "cat", "a cat"], plan.latent_shape, plan.device)
@@ -197,6 +197,7 @@ def test_a_run_erases(comfy: Any, name: str, rank: int) -> None:
         trajectory_batch=2,
         width=row.side,
         height=row.side,
+        closed_form=False,
     )
     concepts = [make_concept("cat"), make_concept("hat", "a red hat")]
     with torch.inference_mode():
@@ -272,7 +273,7 @@ def test_what_is_left_is_measured(comfy: Any, node_classes: Any, name: str) -> N
     from esd_pack.nodes.host.run.erase import erase_model
 
     row = {**DITS, **OTHERS}[name]
-    few = {"num_inference_steps": 4, "trajectory_batch": 1, "width": row.side, "height": row.side}
+    few = {"num_inference_steps": 4, "trajectory_batch": 1, "width": row.side, "height": row.side, "closed_form": False}
     with torch.inference_mode():
         made = erase_model(
             row.model(), row.text, [make_concept("a cat")], [], Settings(rank=4, steps=CHECK_EVERY, **few)
@@ -344,6 +345,6 @@ def test_a_network_that_the_host_loads_is_told_and_erased(comfy: Any, name: str)
         model = comfy.sd.load_diffusion_model_state_dict({key: t.clone() for key, t in state.items()})
         assert identify(model).name == row.family
         for rank in (0, 4):
-            settings = Settings(rank=rank, steps=2, num_inference_steps=4, width=row.side, height=row.side)
-            erased = erase_model(model, row.text, [make_concept("cat")], [], settings)
+            few = {"steps": 2, "num_inference_steps": 4, "width": row.side, "height": row.side, "closed_form": False}
+            erased = erase_model(model, row.text, [make_concept("cat")], [], Settings(rank=rank, **few))
             assert erased.losses[0] > 0 and any(bool(t.any()) for t in erased.weights.tensors)

@@ -45,7 +45,7 @@ def made(comfy: Any) -> Callable[..., Case]:
     def make(name: str, model: Any = None, **changes: Any) -> Case:
         row = DITS[name]
         model = model or row.model()
-        usual = {"eta": ETA, "num_inference_steps": STEPS, "width": row.side, "height": row.side}
+        usual = {"eta": ETA, "num_inference_steps": STEPS, "width": row.side, "height": row.side, "closed_form": False}
         settings = Settings(**{**usual, **changes})
         with torch.inference_mode():
             plan = make_plan(model, settings)

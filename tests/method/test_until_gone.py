@@ -74,10 +74,10 @@ def test_the_steps_end_it_where_it_does_not_go():
 
 @pytest.mark.usefixtures("soon_gone")
 def test_it_goes_on_where_other_trajectories_show_that_it_is_not_gone(monkeypatch):
-    monkeypatch.setattr(GoneGauge, "confirmed", lambda gauge: True)
+    monkeypatch.setattr(GoneGauge, "confirmed", lambda *asked: True)
     at_once = len(finished_losses(training(CAT)))
     answers = iter([False, False])
-    monkeypatch.setattr(GoneGauge, "confirmed", lambda gauge: next(answers, True))
+    monkeypatch.setattr(GoneGauge, "confirmed", lambda *asked: next(answers, True))
     assert len(finished_losses(training(CAT))) >= at_once + 2 * train.CHECK_EVERY
 
 
@@ -177,11 +177,14 @@ def test_the_few_that_many_leave_are_measured_again_closely():
     denoiser = FakeDenoiser()
     gauge = GoneGauge(denoiser, FakeConditions(), run.concepts, run.settings)
     limits = [
-        {prompt: gone_at(c, prompt) for prompt in left.residuals} for c, left in zip(run.concepts, gauge.measure())
+        {prompt: gone_at(c, prompt) for prompt in left.residuals}
+        for c, left in zip(run.concepts, gauge.measure(), strict=True)
     ]
-    coarse = [Left(c.student_prompt, dict.fromkeys(each, -1.0), each) for c, each in zip(run.concepts, limits)]
+    coarse = [
+        Left(c.student_prompt, dict.fromkeys(each, -1.0), each) for c, each in zip(run.concepts, limits, strict=True)
+    ]
     doubtful = replace(coarse[2], residuals=dict.fromkeys(limits[2], 0.4))
-    gauge.measure = lambda: [*coarse[:2], doubtful, *coarse[3:]]
+    gauge.measure = lambda is_trained: [*coarse[:2], doubtful, *coarse[3:]]
     before = denoiser.passes
     left, is_gone = gauge.check(0)
     assert not is_gone and [each.is_gone for each in left] == [True, True, False, True, True]

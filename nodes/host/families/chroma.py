@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from .family import Family
 from .flux import BACKWARD, FLUX1
 
 FAMILIES = (
     Family(
         "Chroma",
-        FLUX1,
+        replace(FLUX1, text_inputs=None),  # its prompts differ in length, so tokens have no counterparts
         1024,
         3.5,
         lambda kind, config: kind == "Chroma",

@@ -18,6 +18,7 @@ METHODS = ("esd-x", "esd-x-strict", "text-stream")
 FLUX1 = LayerNames(
     text_attention=("img_attn.qkv.", "img_attn.proj.", *TEXT, Rows(".linear1.", 0, 3)),
     text_key_value=(Rows("img_attn.qkv.", 1, 3), Rows(".linear1.", 1, 3)),
+    text_inputs=("txt_in.weight", "vector_in.in_layer.weight"),
     self_attention=(),
     text_stream=TEXT,
     methods=METHODS,

@@ -7,6 +7,7 @@ from .family import Backward, Family
 
 LAYER_NAMES = LayerNames(
     text_attention=(".context_block.attn.",),
+    text_inputs=("context_embedder.weight", "y_embedder.mlp.0.weight"),
     self_attention=(".x_block.attn.", ".x_block.attn2."),
     methods=("esd-x", "esd-u", "esd-all", "selfattn"),
 )

@@ -1,7 +1,8 @@
-"""The tokens that a text encoder gives for a prompt, remembered for those that come again."""
+"""What a text encoder gives for a prompt, tokens and pooled embedding, remembered for prompts that come again."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -15,35 +16,48 @@ from .conditioning import require_clip, require_finite
 
 
 def tokens_of(clip: Any) -> Tokens:
-    """Return what gives a prompt's tokens as text attention sees them in networks of the UNet kind."""
+    """Return what gives a prompt's tokens ("n d") as text attention sees them in networks of the UNet kind."""
+    told = _told_by(clip)
+    return lambda prompt: told(prompt)[0].double()
+
+
+def pooled_of(clip: Any) -> Tokens:
+    """Return what gives a prompt's pooled embedding, as one token ("1 d")."""
+    told = _told_by(clip)
+    return lambda prompt: told(prompt)[1].double()
+
+
+def _told_by(clip: Any) -> Callable[[str], tuple[Tensor, Tensor]]:
     require_clip(clip)
     known = _known(clip)
 
-    def tokens(prompt: str) -> Tensor:
+    def told(prompt: str) -> tuple[Tensor, Tensor]:
         if prompt not in known:
             comfy.model_management.throw_exception_if_processing_interrupted()
             with torch.no_grad():
-                told: Tensor = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))[0][0][0]
-            require_finite(prompt, [told])
-            known[prompt] = told.detach().float().cpu()
-        return known[prompt].double()
+                tokens, others = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))[0][:2]
+            pooled = others.get("pooled_output")
+            both = (tokens[0], tokens[0, :0] if pooled is None else pooled[:1])
+            require_finite(prompt, both)
+            known[prompt] = (both[0].detach().float().cpu(), both[1].detach().float().cpu())
+        return known[prompt]
 
-    return tokens
+    return told
 
 
 @dataclass
 class _Told:
-    """The tokens that a text encoder has given, as long as its patches and its last layer are the same."""
+    """What a text encoder has given, as long as its patches and its last layer are the same."""
 
     state: tuple[Any, ...]
-    tokens: dict[str, Tensor]
+    prompts: dict[str, tuple[Tensor, Tensor]]
 
 
 _TOLD: WeakKeyDictionary[Any, _Told] = WeakKeyDictionary()
 """By text encoder: a CPU takes a third of a second for a prompt, and common words are the same in every run."""
 
 
-def _known(clip: Any) -> dict[str, Tensor]:
+def _known(clip: Any) -> dict[str, tuple[Tensor, Tensor]]:
     """Return what this text encoder has given before; nothing where hooks may change that from call to call."""
     patcher = getattr(clip, "patcher", None)
     if patcher is None or getattr(clip, "apply_hooks_to_conds", None) or getattr(patcher, "forced_hooks", None):
@@ -53,4 +67,4 @@ def _known(clip: Any) -> dict[str, Tensor]:
     told = _TOLD.get(clip.cond_stage_model)
     if told is None or told.state != state:
         told = _TOLD[clip.cond_stage_model] = _Told(state, {})
-    return told.tokens
+    return told.prompts

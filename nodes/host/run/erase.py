@@ -124,12 +124,14 @@ def make_plan(model: Any, settings: Settings) -> Plan:
     weights = weights_of(host.network)
     names = select(settings.method, weights, host.family.layer_names)
     names = low_rank_names(settings, names, weights) if settings.rank else names
+    begun = host.family.layer_names.begun_too(names, weights) if settings.closed_form else []
+    names = [*names, *begun]
     require_visible(host, names)
-    settings = replace(settings, closed_form=settings.closed_form and any(text_weights(host, names)))
+    settings = replace(settings, closed_form=settings.closed_form and bool(text_weights(host, names)))
     rows = row_slices(settings.method, weights, host.family.layer_names)
     checkpointing = settings.gradient_checkpointing == "on"
     rows = {name: rows[name] for name in names if name in rows}
-    return Plan(host, settings, names, latent, host.device, dtype, checkpointing, rows=rows)
+    return Plan(host, settings, names, latent, host.device, dtype, checkpointing, rows=rows, begun=begun)
 
 
 _PLAIN = "load the fp16, bf16 or fp32 file (weight_dtype default), or set rank to 16 in Erase Settings."

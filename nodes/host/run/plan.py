@@ -47,6 +47,8 @@ class Plan:
     """Known when the prompts are encoded."""
     rows: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Of the weights that are trained in part."""
+    begun: Sequence[str] = ()
+    """Weights among the names that only the start in closed form changes."""
     offload: Offload = Offload()
     """Blocks that are on the device one after another; known with `need`."""
 
@@ -54,11 +56,13 @@ class Plan:
     def student(self) -> StudentPlan:
         """What is trained, and how."""
         rank, seed = self.settings.rank, self.settings.seed
-        return StudentPlan(tuple(self.names), tuple(self.rows.items()), rank, student_seed(seed) if rank else 0)
+        rows, first = tuple(self.rows.items()), student_seed(seed) if rank else 0
+        return StudentPlan(tuple(self.names), rows, rank, first, tuple(self.begun))
 
     def __str__(self) -> str:
         """One line for the node."""
-        about = f"{self.host.family.name}, {len(self.names)} tensors are trained; needs {self.need}"
+        trained = len(self.names) - len(self.begun)
+        about = f"{self.host.family.name}, {trained} tensors are trained; needs {self.need}"
         return "; ".join(filter(None, (about, str(self.offload))))
 
 

@@ -1,0 +1,134 @@
+"""The start in closed form of transformers, where text enters them: what it changes, and what it leaves alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from support.dit_models import DITS, OTHERS
+from support.family_models import RandomText
+
+WIDTH, POOLED, LENGTH, RANK = 512, 256, 16, 16
+INPUTS = {
+    "dev": ("txt_in.weight", "vector_in.in_layer.weight"),
+    "schnell": ("txt_in.weight", "vector_in.in_layer.weight"),
+    "sd35": ("context_embedder.weight", "y_embedder.mlp.0.weight"),
+}
+
+
+class WordText(RandomText):
+    """A text encoder with one vector a word, whatever stands beside it; the pooled one is their sum."""
+
+    def encode_from_tokens_scheduled(self, text: str) -> list[Any]:
+        """Return the words' vectors, filled up with that of the end."""
+        told = torch.zeros((1, LENGTH, self.width))
+        words = [*text.split(), *["</s>"] * LENGTH][:LENGTH]
+        found = torch.stack([self._vector(word, WIDTH + POOLED) for word in words])
+        told[0, :, :WIDTH] = found[:, :WIDTH]
+        pooled = torch.zeros((1, self.pooled))
+        pooled[0, :POOLED] = found[: 1 + len(text.split()), WIDTH:].sum(0)
+        return [[told, {"pooled_output": pooled}]]
+
+    @staticmethod
+    def _vector(word: str, width: int) -> Tensor:
+        seed = int.from_bytes(word.encode()[-7:].rjust(7, b"\0"), "big")
+        return torch.randn(width, generator=torch.Generator().manual_seed(seed))
+
+
+def case_of(name: str) -> Any:
+    """The family's row with such a text encoder, where its width is free as wide as these words need."""
+    row = {**DITS, **OTHERS}[name]
+    if name == "sd35":  # its width is a real one; what the words leave is zeros, as of encoders that are not loaded
+        return replace(row, text=WordText(4096, 2048))
+    config = {**row.config, "context_in_dim": WIDTH, "vec_in_dim": POOLED}
+    return replace(row, config=config, text=WordText(WIDTH, POOLED))
+
+
+def settings_of(row: Any, **changes: Any) -> Any:
+    """Few and small calls."""
+    from esd_pack.esd.settings import Settings
+
+    return Settings(width=row.side, height=row.side, num_inference_steps=4, trajectory_batch=1, **changes)
+
+
+@pytest.mark.parametrize("rank", [0, RANK])
+@pytest.mark.parametrize("name", list(INPUTS))
+def test_the_words_of_an_object_do_nothing_and_others_do_as_before(comfy: Any, name: str, rank: int) -> None:
+    """The student under "cat" answers as the base under the empty prompt; under what is kept as the base does."""
+    from esd_pack.esd.concepts import make_concept, make_keep, prompts_of
+    from esd_pack.esd.until_gone import settled
+    from esd_pack.nodes.host.model.conditioning import encode
+    from esd_pack.nodes.host.run.erase import guidance_of, make_denoiser, make_plan
+    from esd_pack.nodes.host.run.start import starting_edits
+
+    row = case_of(name)
+    chosen, settings = settled([make_concept("cat")], settings_of(row, rank=rank))
+    keeps = [make_keep("dog\na red house", 1.0)]
+    with torch.inference_mode():
+        plan = make_plan(row.model(), settings)
+        prompts = prompts_of(chosen, keeps)
+        told = encode(plan.host, row.text, prompts, plan.latent_shape, plan.device, guidance_of(plan.settings))
+        start = starting_edits(plan, row.text, told, chosen, keeps)
+    assert tuple(start.edits) == INPUTS[name] == tuple(plan.begun) and start.without_styles is start.edits
+    denoiser = make_denoiser(plan, lambda samples: None, start.edits)
+    x, sigma = torch.randn((1, *plan.latent_shape), generator=torch.Generator().manual_seed(1)), torch.tensor([0.7])
+    with torch.no_grad():
+        base = {prompt: denoiser.predict(x, sigma, told[prompt]) for prompt in prompts}
+        with denoiser.student():
+            student = {prompt: denoiser.predict(x, sigma, told[prompt]) for prompt in prompts}
+    did = (base["cat"] - base[""]).norm()
+    assert (student["cat"] - base[""]).norm() < 0.1 * did
+    assert all((student[kept] - base[kept]).norm() < 0.1 * did for kept in ("", "dog", "a red house"))
+    learns = {n for n, p in denoiser.trainable.items() if p.requires_grad}
+    fixed = {n.split(".lora_")[0].removesuffix(".weight") for n in denoiser.trainable.keys() - learns}
+    assert fixed == {n.removesuffix(".weight") for n in INPUTS[name]} and learns
+
+
+@pytest.mark.parametrize("rank", [0, RANK])
+def test_training_goes_on_beside_it(comfy: Any, rank: int) -> None:
+    """What text enters stays as the run began, and attention is trained; the MODEL that came in stays as it was."""
+    from esd_pack.esd.concepts import make_concept
+    from esd_pack.nodes.host.run.erase import erase_model
+
+    row = case_of("dev")
+    model = row.model()
+    before = {key: value.clone() for key, value in model.model.state_dict().items()}
+    with torch.inference_mode():
+        begun, trained = (
+            erase_model(
+                model,
+                row.text,
+                [make_concept("cat")],
+                [],
+                settings_of(row, rank=rank, steps=steps, stop="after all steps", learning_rate=1e-3),
+            ).weights
+            for steps in (1, 3)
+        )
+    changed = {name for name in trained.names if not torch.equal(trained.change(name), begun.change(name))}
+    inputs = {f"diffusion_model.{name}" for name in INPUTS["dev"]}
+    assert inputs <= set(trained.names) and changed and not changed & inputs
+    assert all(bool(trained.change(name).any()) for name in inputs)
+    assert all(torch.equal(value, before[key]) for key, value in model.model.state_dict().items())
+
+
+def test_methods_that_leave_text_alone_begin_as_they_are(comfy: Any) -> None:
+    """And published presets, whose selections stay as published."""
+    from esd_pack.esd.presets import with_preset
+    from esd_pack.nodes.host.run.erase import make_plan
+
+    row = case_of("sd35")
+    for settings in (settings_of(row, method="selfattn"), with_preset(settings_of(row), "official-2026")):
+        plan = make_plan(row.model(), settings)
+        assert not plan.begun and not plan.settings.closed_form and not set(INPUTS["sd35"]) & set(plan.names)
+
+
+def test_families_whose_prompts_differ_in_length_begin_as_they_are(comfy: Any) -> None:
+    from esd_pack.nodes.host.run.erase import make_plan
+
+    for name in ("chroma", "qwen", "zimage", "lumina"):
+        row = OTHERS[name]
+        assert not make_plan(row.model(), settings_of(row)).settings.closed_form
