@@ -109,9 +109,12 @@ def staying_prompts(concepts: Sequence[Concept], kept: Iterable[str] = ()) -> li
 
 
 def staying_words(concepts: Sequence[Concept]) -> list[str]:
-    """Return common words as prompts of their own: pooled embeddings of long prompts say little about short ones."""
+    """Return common words as prompts of their own, and the empty prompt many times over.
+
+    Pooled embeddings of long prompts say little about short ones, and the empty one is in every picture.
+    """
     named = {word for concept in concepts for said in (concept.erase, concept.student_prompt) for word in said.split()}
-    return [word for word in COMMON_WORDS[:: SPARSE // 2] if word not in named]
+    return [word for word in COMMON_WORDS[:: SPARSE // 2] if word not in named] + [""] * LISTS
 
 
 def _siblings(concept: Concept, words: Iterable[str]) -> list[str]:

@@ -52,11 +52,15 @@ class LayerNames:
     methods: tuple[str, ...] | None = None
     """The methods that make sense for this family; None means all."""
 
+    def inputs_of(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Return the `text_inputs` for a selection with text attention; methods without it have no use of them."""
+        reading = (*self.text_attention, *self.text_stream)
+        return (self.text_inputs or ()) if any(_has(name, reading) for name in names) else ()
+
     def begun_too(self, names: Sequence[str], weights: Iterable[ParameterInfo]) -> list[str]:
-        """Return what a start in closed form changes beside the selected names: where text enters, if these read it."""
-        read = any(_has(name, (*self.text_attention, *self.text_stream)) for name in names)
+        """Return what a start in closed form changes beside the selected names."""
         there = {weight.name for weight in weights if weight.kind == "linear"}
-        return [name for name in self.text_inputs or () if read and name in there and name not in names]
+        return [name for name in self.inputs_of(names) if name in there and name not in names]
 
 
 UNET_METHODS = (

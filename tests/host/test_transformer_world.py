@@ -77,9 +77,7 @@ def case(comfy: Any, opened: SimpleNamespace) -> SimpleNamespace:
     from esd_pack.nodes.host.model.conditioning import encode
     from esd_pack.nodes.host.run.erase import make_denoiser, make_plan
 
-    settings = Settings(
-        eta=ETA, num_inference_steps=GRID, width=64, height=64, guidance_scale=WALK, closed_form=False
-    )
+    settings = Settings(eta=ETA, num_inference_steps=GRID, width=64, height=64, guidance_scale=WALK, closed_form=False)
     with torch.inference_mode():
         plan = make_plan(opened.model, settings)
         told = encode(plan.host, opened.clip, PROMPTS, plan.latent_shape, plan.device)

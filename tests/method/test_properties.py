@@ -661,6 +661,12 @@ class TestEvaluation:
             p: torch.randn((count, 4), generator=random, dtype=torch.float64)
             for p in concepts.prompts_of([made], []) + prompts
         }
+        alone = closed_form.staying_words([made])
+        assert (
+            len(set(alone)) > 20
+            and "" in alone
+            and not set(alone) & {word for said in (words, whole) for word in said.split()}
+        )
         moment = closed_form.second_moment(found[p] for p in prompts)
         if closed_form.fits(made) and (eta or made.anchor_prompt != made.student_prompt):
             edit = closed_form.text_edit(found.__getitem__, [made], runs_of(eta=eta, eta_erase_from=None), moment)

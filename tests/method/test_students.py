@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from esd_pack.esd.students import FullStudent, LowRankStudent, StudentPlan, make_student, parameter_shapes
+from esd_pack.esd.students import FullStudent, LowRankStudent, StudentPlan, low_rank, make_student, parameter_shapes
 
 NAMES = ("0.weight", "2.weight")
 ROWS = (("0.weight", (2, 6)),)
@@ -107,3 +107,27 @@ def test_the_hooks_are_taken_off_again_whatever_happens(network: nn.Module) -> N
     with pytest.raises(RuntimeError, match="stopped"), student.attached(torch.float32):
         raise RuntimeError("stopped")
     assert not any(module._forward_hooks for module in network.modules())
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_what_is_fixed_stays_as_the_student_begins(network: nn.Module, rank: int) -> None:
+    student = make_student(StudentPlan(NAMES, (), rank, fixed=NAMES[:1]), network)
+    student.begin({NAMES[0]: -torch.eye(3)}, torch.float32)
+    begun = {name: parameter.detach().clone() for name, parameter in student.trainable.items()}
+    trained(student, network)
+    moved = {name for name, parameter in student.trainable.items() if not torch.equal(parameter, begun[name])}
+    assert moved == {name for name in begun if name.startswith("2.")}
+    assert bool(student.erasure("").change(NAMES[0]).any())
+
+
+def test_the_first_factors_of_a_wide_matrix_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(low_rank, "OVERSAMPLED", 8)
+    random = torch.Generator().manual_seed(0)
+    draw = {"generator": random, "dtype": torch.float64}
+    edit = torch.randn((60, 60), **draw) @ torch.diag(torch.logspace(0, -3, 60, dtype=torch.float64))
+    whole = low_rank._factors(edit, 4)
+    monkeypatch.setattr(low_rank, "WIDE", 10)
+    some = low_rank._factors(edit, 4)
+    assert len(some[1]) == 12
+    nearest = [(u[:, :4] * s[:4]) @ vh[:4] for u, s, vh in (whole, some)]
+    torch.testing.assert_close(nearest[0], nearest[1], rtol=1e-4, atol=1e-6)

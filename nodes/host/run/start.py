@@ -53,7 +53,7 @@ class TextWeights:
 def text_weights(host: HostModel, names: Sequence[str]) -> TextWeights:
     """Return the trained weights that a start in closed form changes."""
     of_family = host.family.layer_names
-    endings, inputs = of_family.plain_text, of_family.text_inputs
+    endings, inputs = of_family.plain_text, of_family.inputs_of(names)
     plain = [tuple(n for n in names if n.endswith(ending)) for ending in endings] if endings else [(), ()]
     entered = [tuple(n for n in names if n == each) for each in inputs] if inputs else [(), ()]
     return TextWeights(*plain, *entered)

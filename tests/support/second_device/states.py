@@ -248,6 +248,7 @@ family("SDXL", "koala")
 family("SD3", "sd3")
 family("SD2.x, a start in closed form", "sd2", closed_form=True)
 family("SDXL, a start in closed form", "koala", closed_form=True)
+family("SD3, a start in closed form", "sd3", closed_form=True)
 
 
 def streamed(words: str, name: str, **changes: Any) -> None:
@@ -288,6 +289,7 @@ SHARE = 0.3
 streamed("blocks streamed: Wan, rank 4", "wan", rank=4)
 streamed("blocks streamed: Wan", "wan")
 streamed("blocks streamed: FLUX.1, rank 4", "dev", rank=4)
+streamed("blocks streamed: FLUX.1, a start in closed form, rank 4", "dev", rank=4, closed_form=True)
 streamed("blocks streamed: Z-Image, rank 4, keeps", "zimage", rank=4, keeps=["dog"])
 streamed("blocks streamed: Wan in fp8, rank 4", "wan fp8", rank=4)
 streamed("blocks streamed: SDXL, a start in closed form, rank 4", "koala", rank=4, closed_form=True)
