@@ -196,7 +196,7 @@ FIELDS: dict[str, Field] = {
         True,
         "Begin with text keys and values from ridge regression, which takes no pass of the network, and train from "
         "there. Most concepts are gone at once. Off begins with the model's own weights, as published. "
-        "For SD1.x, SD2.x and SDXL, with methods that train these weights.",
+        "For SD1.x, SD2.x, SDXL, SD3 and FLUX.1, with methods that train text attention.",
         rare=True,
     ),
     "robustness": Field(

@@ -14,6 +14,9 @@ from .student import StudentPlan
 
 Slot = tuple[nn.Module, str]
 
+WIDE, AT_A_TIME = 2048, 256
+"""Of an edit that is wider, so many columns are on the device at a time: it may be larger than the weight."""
+
 
 class FullStudent:
     """Float32 values of the selected weights, swapped in by name."""
@@ -41,7 +44,9 @@ class FullStudent:
         """Add W B to the trained weights, in float32."""
         for name, edit in edits.items():
             own = self._trained_rows(name).to(self.trainable[name])
-            self.trainable[name].copy_(own + own @ edit.to(own.device))
+            columns = edit.split(AT_A_TIME, dim=1) if len(edit) > WIDE else [edit]
+            parts = [own @ part.to(own.device) for part in columns]
+            self.trainable[name].copy_(own + torch.cat(parts, dim=1))
 
     @contextmanager
     def attached(self, dtype: torch.dtype) -> Iterator[None]:

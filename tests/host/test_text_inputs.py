@@ -7,36 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from support.dit_models import DITS, OTHERS
-from support.family_models import RandomText
+from support.word_text import POOLED, WIDTH, WordText
 
-WIDTH, POOLED, LENGTH, RANK = 512, 768, 16, 16
+RANK = 16
 INPUTS = {
     "dev": ("txt_in.weight", "vector_in.in_layer.weight"),
     "schnell": ("txt_in.weight", "vector_in.in_layer.weight"),
     "sd35": ("context_embedder.weight", "y_embedder.mlp.0.weight"),
 }
-
-
-class WordText(RandomText):
-    """A text encoder with one vector a word, whatever stands beside it; the pooled one is their sum."""
-
-    def encode_from_tokens_scheduled(self, text: str) -> list[Any]:
-        """Return the words' vectors, filled up with that of the end."""
-        told = torch.zeros((1, LENGTH, self.width))
-        words = [*text.split(), *["</s>"] * LENGTH][:LENGTH]
-        found = torch.stack([self._vector(word, WIDTH + POOLED) for word in words])
-        told[0, :, :WIDTH] = found[:, :WIDTH]
-        pooled = torch.zeros((1, self.pooled))
-        pooled[0, :POOLED] = found[: 1 + len(text.split()), WIDTH:].sum(0)
-        return [[told, {"pooled_output": pooled}]]
-
-    @staticmethod
-    def _vector(word: str, width: int) -> Tensor:
-        seed = int.from_bytes(word.encode()[-7:].rjust(7, b"\0"), "big")
-        return torch.randn(width, generator=torch.Generator().manual_seed(seed))
 
 
 def case_of(name: str) -> Any:

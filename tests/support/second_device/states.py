@@ -227,18 +227,21 @@ simple("256 pixels, gradient checkpointing on, batch 2", **{**LARGE, "gradient_c
 simple("256 pixels, esd-u, adafactor", **{**LARGE, "method": "esd-u", "optimizer": "adafactor"})
 
 
-def family(words: str, row: str, **changes: Any) -> None:
+def family(words: str, row: str, *, speaks_words: bool = False, **changes: Any) -> None:
     """A small network of a family's real layout with random weights."""
 
     def run(world: World) -> Any:
         import comfy.sd
 
         from support.family_models import ROWS
+        from support.word_text import WordText
 
         with torch.inference_mode(False), world.eager_layers():
             state = {name: t.clone() for name, t in ROWS[row].state().items()}
         model = comfy.sd.load_diffusion_model_state_dict(state)
-        return dict(world.erase(model, ROWS[row].text, width=128, height=128, steps=2, **changes).weights.differences)
+        text = ROWS[row].text
+        text = WordText(text.width, text.pooled) if speaks_words else text
+        return dict(world.erase(model, text, width=128, height=128, steps=2, **changes).weights.differences)
 
     STATES[words] = run
 
@@ -248,7 +251,7 @@ family("SDXL", "koala")
 family("SD3", "sd3")
 family("SD2.x, a start in closed form", "sd2", closed_form=True)
 family("SDXL, a start in closed form", "koala", closed_form=True)
-family("SD3, a start in closed form", "sd3", closed_form=True)
+family("SD3, a start in closed form", "sd3", speaks_words=True, closed_form=True)
 
 
 def streamed(words: str, name: str, **changes: Any) -> None:
