@@ -45,12 +45,12 @@ class Closeness:
 CLOSE, COARSE = Closeness(3, 2, 2), Closeness(2, 1, 1)
 
 GONE = {"object": (-0.03, 0.2), "style": (-0.15, -0.03), "attribute": (0.0, 0.15)}
-INSTEAD, UNTRAINED = (0.02, 0.15), (0.02, 0.2)
+INSTEAD, UNTRAINED = (0.02, 0.15), (0.05, 0.2)
 """The residuals at which a concept of each kind is no longer drawn, under its own words and in its contexts.
 
 `INSTEAD` is for what is measured against a prompt that is drawn instead: without an attribute's words, or another.
-`UNTRAINED` is for an object at the start in closed form, which puts other tokens in the place of its words': at 0 they
-do nothing, where training that has come to 0 may have made up for what they do at some points by others.
+`UNTRAINED` is for all but styles at the start in closed form, which puts other tokens in the place of their words': near
+0 these do nothing, where training that has come to 0 may have made up for what they do at some points by others.
 
 docs/quality.md has what judges found there.
 """
@@ -237,9 +237,9 @@ def _against_what_is_drawn(spec: TargetSpec, concept: Concept) -> TargetSpec:
 def gone_at(concept: Concept, prompt: str, is_trained: bool = True) -> float:
     """Return the residual at which a concept counts as gone under its own words, or in a context."""
     kind = kind_of(concept)
-    own, around = UNTRAINED if kind == "object" and not is_trained else GONE[kind]
-    if concept.silent_prompt or concept.replace_with:
-        own, around = INSTEAD
+    own, around = INSTEAD if concept.silent_prompt or concept.replace_with else GONE[kind]
+    if not (is_trained or is_style(concept)):
+        own, around = UNTRAINED
     return own if prompt == concept.student_prompt else around
 
 
