@@ -49,8 +49,8 @@ INSTEAD, UNTRAINED = (0.02, 0.15), (0.05, 0.2)
 """The residuals at which a concept of each kind is no longer drawn, under its own words and in its contexts.
 
 `INSTEAD` is for what is measured against a prompt that is drawn instead: without an attribute's words, or another.
-`UNTRAINED` is for all but styles at the start in closed form, which puts other tokens in the place of their words': near
-0 these do nothing, where training that has come to 0 may have made up for what they do at some points by others.
+`UNTRAINED` is for all but styles at the start in closed form, which puts other tokens in the place of their words':
+near 0 these do nothing, where training that has come to 0 may have made up for what they do at some points by others.
 
 docs/quality.md has what judges found there.
 """
