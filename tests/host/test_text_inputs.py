@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,3 +117,31 @@ def test_families_whose_prompts_differ_in_length_begin_as_they_are(comfy: Any) -
     for name in ("chroma", "qwen", "zimage", "lumina"):
         row = OTHERS[name]
         assert not make_plan(row.model(), settings_of(row)).settings.closed_form
+
+
+@pytest.mark.parametrize("form", ["difference", "lora"])
+@pytest.mark.parametrize("rank", [0, RANK])
+def test_its_files_open_in_the_stock_loader(comfy: Any, tmp_path: Path, rank: int, form: str) -> None:
+    """All weights that a run has changed are taken, where text enters too, and change as much as in our loader."""
+    import comfy.lora
+    import comfy.utils
+
+    from esd_pack.esd.concepts import make_concept
+    from esd_pack.nodes.host.files import export, published
+    from esd_pack.nodes.host.run.erase import erase_model
+
+    row = case_of("dev")
+    model = row.model()
+    settings = settings_of(row, rank=rank, steps=1, stop="after all steps", learning_rate=1e-2)
+    with torch.inference_mode():
+        weights = erase_model(model, row.text, [make_concept("cat")], [], settings).weights
+    path = tmp_path / "w.safetensors"
+    export.format_of(form).write(path, export.Export(weights, weights.metadata))
+    keys = comfy.lora.model_lora_keys_unet(model.model, {})
+    patches = comfy.lora.load_lora(comfy.utils.load_torch_file(str(path)), keys)
+    entered = {f"diffusion_model.{name}" for name in INPUTS["dev"]}
+    assert entered <= set(model.clone().add_patches(patches, 1.0))
+    found = published.load(path, model, "auto").weights
+    for name in entered:
+        wanted = weights.change(name)
+        assert (found.change(name) - wanted).norm() < (0.2 if form == "lora" else 1e-6) * wanted.norm()
