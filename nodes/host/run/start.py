@@ -109,9 +109,9 @@ class _Text:
         self, conditions: Mapping[str, Condition], name: str, remembered: Tokens, staying: Sequence[str]
     ) -> None:
         self.conditions, self.name, self.remembered = conditions, name, remembered
-        told = [remembered(prompt) for prompt in staying]
-        self.width, self.used = told[0].shape[1], torch.stack([each.abs().amax(0) for each in told]).amax(0) > 0
-        self.staying = second_moment(each[:, self.used] for each in told)
+        largest = torch.stack([remembered(prompt).abs().amax(0) for prompt in staying]).amax(0)
+        self.width, self.used = len(largest), largest > 0
+        self.staying = second_moment(remembered(prompt)[:, self.used] for prompt in staying)  # one at a time
 
     def __call__(self, prompt: str) -> Tensor:
         told = self.conditions.get(prompt)
