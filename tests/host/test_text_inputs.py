@@ -37,7 +37,7 @@ def settings_of(row: Any, **changes: Any) -> Any:
 
 
 @pytest.mark.parametrize("rank", [0, RANK])
-@pytest.mark.parametrize("name", list(INPUTS))
+@pytest.mark.parametrize("name", ["dev", "schnell", pytest.param("sd35", marks=pytest.mark.full)])
 def test_the_words_of_an_object_do_nothing_and_others_do_as_before(comfy: Any, name: str, rank: int) -> None:
     """The student under "cat" answers as the base under the empty prompt; under what is kept as the base does."""
     from esd_pack.esd.concepts import make_concept, make_keep, prompts_of
