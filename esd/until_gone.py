@@ -149,10 +149,8 @@ class GoneGauge:
         left = []
         for index, concept in enumerate(self.concepts):
             residuals = {prompt: rho for i, prompt, rho, _ in rows if i == index}
-            limits, drift = (
-                {p: gone_at(concept, p, is_trained) for p in residuals},
-                max(d for i, *_, d in rows if i == index),
-            )
+            limits = {prompt: gone_at(concept, prompt, is_trained) for prompt in residuals}
+            drift = max(d for i, *_, d in rows if i == index)
             left.append(Left(concept.student_prompt, residuals, limits, drift=drift))
         return left
 
@@ -236,8 +234,7 @@ def _against_what_is_drawn(spec: TargetSpec, concept: Concept) -> TargetSpec:
 
 def gone_at(concept: Concept, prompt: str, is_trained: bool = True) -> float:
     """Return the residual at which a concept counts as gone under its own words, or in a context."""
-    kind = kind_of(concept)
-    own, around = INSTEAD if concept.silent_prompt or concept.replace_with else GONE[kind]
+    own, around = INSTEAD if concept.silent_prompt or concept.replace_with else GONE[kind_of(concept)]
     if not (is_trained or is_style(concept)):
         own, around = UNTRAINED
     return own if prompt == concept.student_prompt else around

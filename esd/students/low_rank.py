@@ -29,6 +29,7 @@ class LowRankStudent:
     def __init__(self, plan: StudentPlan, network: nn.Module, device: torch.device | None = None) -> None:
         """Draw down as LoRA does (Kaiming, uniform), from the plan's seed; `network` has a Linear for each name."""
         generator = torch.Generator().manual_seed(plan.seed)
+        self.rank = plan.rank
         self.layers: dict[str, nn.Linear] = {}
         self.rows: dict[str, tuple[int, int]] = {}
         self.trainable: dict[str, nn.Parameter] = {}
@@ -53,7 +54,7 @@ class LowRankStudent:
     @torch.no_grad()
     def begin(self, edits: Mapping[str, Tensor], dtype: torch.dtype) -> None:
         """Take the nearest B of this rank (truncated SVD); the layers themselves, in any form, multiply by W."""
-        factors = {id(edit): _factors(edit.double(), self._rank) for edit in _distinct(edits.values())}
+        factors = {id(edit): _factors(edit.double(), self.rank) for edit in _distinct(edits.values())}
         for name, edit in edits.items():
             up, down = self._pair(name)
             drawn = self.drawn.setdefault(name, down.clone())
@@ -68,10 +69,6 @@ class LowRankStudent:
                 continue
             up[:, :rank] = made[:, slice(*self.rows[name])].to(up).mT
             down[:rank] = (root[:, None] * vh)[:rank].to(down)
-
-    @property
-    def _rank(self) -> int:
-        return max(len(down) for name, down in self.trainable.items() if name.endswith(DOWN))
 
     @contextmanager
     def attached(self, dtype: torch.dtype) -> Iterator[None]:
