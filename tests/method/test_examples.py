@@ -116,6 +116,18 @@ def test_a_walk_asks_for_both_prompts_at_its_own_level():
         assert call.sigma.tolist() == level.sigma.tolist() * 2 == [float(denoiser.sigmas(STEPS)[level.index])] * 2
 
 
+def test_a_walk_with_embedded_guidance_asks_for_one_prompt_as_it_is_told_there():
+    denoiser, elsewhere = FakeDenoiser(), told("cat, guided").tensors
+    conditions = [replace(told("cat"), sampling=elsewhere)]
+    levels = list(cfg_trajectory(denoiser, noises(1), told(""), conditions, grid(1), 3.0))
+    assert len(denoiser.calls) == len(levels) == STEPS
+    for level, call in zip(levels, denoiser.calls, strict=True):
+        assert torch.equal(call.text, elsewhere["text"])
+        assert level.uncond is None
+        assert level.cond is None
+        assert torch.equal(call.x, level.x)
+
+
 @pytest.mark.parametrize("source", ["base", "student"])
 @pytest.mark.parametrize("concept", CONCEPTS.values(), ids=CONCEPTS)
 def test_harvest_equals_one_walk_for_each_point(concept, source):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from esd_pack.esd.errors import EsdError
@@ -91,6 +93,20 @@ def test_rows_of_fused_projections(method, modules, rows):
     assert row_slices(method, FUSED, JOINT) == {f"{path}.{leaf}": of for path, of in rows.items() for leaf in LEAVES}
 
 
+@pytest.mark.parametrize(("method", "begun"), [("esd-x", ["context.weight"]), ("text-stream", ["context.weight"]),
+                                               ("selfattn", [])])  # fmt: skip
+def test_a_start_changes_what_a_prompt_enters_beside_the_selection(method, begun):
+    """What is no plain layer there, or is selected itself, is not named again; other methods do not read the text."""
+    names = replace(JOINT, text_inputs=("context.weight", "pooled.weight"), self_attention=("linear2.",))
+    more = {"single.0.linear2.weight": "linear", "context.weight": "linear", "pooled.weight": "other"}
+    weights = [*FUSED, *(ParameterInfo(*each) for each in more.items())]
+    chosen = select(method, weights, names)
+    assert names.begun_too(chosen, weights) == begun
+    assert names.inputs_of(chosen) == (names.text_inputs if begun else ())
+    assert names.begun_too([*chosen, "context.weight"], weights) == []
+    assert JOINT.inputs_of(chosen) == ()
+
+
 def test_an_unknown_method_is_refused():
     with pytest.raises(EsdError, match='There is no method "esd-y": choose one of esd-x, esd-x-strict'):
         select("esd-y", WEIGHTS)
@@ -115,6 +131,12 @@ def test_other_layers_count_for_the_rules_of_2023_alone(method):
     of_2023 = METHODS[method].source == "official 2023"
     named = LayerNames(text_stream=("attn2.",))
     assert any("norm" in name for name in select(method, weights, named)) == of_2023
+
+
+def test_a_star_stands_for_anything_behind_the_beginning_of_a_name():
+    names = ["blocks.3.attn.to_k.weight", "blocks.3.mlp.weight", "refiner.blocks.3.attn.to_k.weight"]
+    starred = LayerNames(text_attention=("blocks.*.attn.",))
+    assert select("esd-x", [ParameterInfo(name, "linear") for name in names], starred) == names[:1]
 
 
 def test_rows_are_counted_in_the_width_of_the_layer():
