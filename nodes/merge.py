@@ -11,12 +11,18 @@ from ..esd.concepts import Keep, kept_prompts
 from ..esd.erasure import Erasure
 from ..esd.merge import DEFAULT, MODES, merge
 from .host.model.text_tokens import tokens_of
-from .schema import finding
+from .schema import finding, growing
 from .sockets import CATEGORY, Erasures, Keeps, Weights
+
+NAMED = range(2, 5)
+"""The numbers of the sockets that every host shows, beside the first."""
+
+GROWN = range(5, 17)
+"""The numbers of those that newer pages add as the ones before are connected."""
 
 
 class ESDMergeErasures(io.ComfyNode):
-    """Up to four erasures, and those of the Merge nodes before it."""
+    """Up to four erasures (sixteen where the host has inputs that grow), and those of the Merge nodes before it."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -31,7 +37,7 @@ class ESDMergeErasures(io.ComfyNode):
                 Weights.Input("weights", tooltip="The weights output of Erase or Load Erasure."),
                 *(
                     Weights.Input(f"weights_{number}", optional=True, tooltip="One more erasure of the same model.")
-                    for number in (2, 3, 4)
+                    for number in NAMED
                 ),
                 io.Combo.Input(
                     "mode",
@@ -48,6 +54,11 @@ class ESDMergeErasures(io.ComfyNode):
                     "keep",
                     optional=True,
                     tooltip="By prompts: prompts that stay as they are, beside those that the erasures kept.",
+                ),
+                *growing(
+                    "more",
+                    Weights.Input("weights_5", optional=True, tooltip="One more erasure of the same model."),
+                    [f"weights_{number}" for number in GROWN],
                 ),
             ],
             outputs=[
@@ -67,10 +78,11 @@ class ESDMergeErasures(io.ComfyNode):
         previous: tuple[Erasure, ...] = (),
         clip: Any = None,
         keep: tuple[Keep, ...] = (),
+        more: dict[str, Erasure | None] | None = None,
     ) -> io.NodeOutput:
         """Merge all that are connected."""
-        more = (each for each in (weights_2, weights_3, weights_4) if each is not None)
-        erasures = (*previous, weights, *more)
+        others = (weights_2, weights_3, weights_4, *(more or {}).values())
+        erasures = (*previous, weights, *(each for each in others if each is not None))
         tokens = tokens_of(clip) if clip is not None else None
         with torch.inference_mode(False):
             return io.NodeOutput(merge(erasures, mode, tokens, kept_prompts(keep)), erasures)

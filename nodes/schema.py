@@ -35,6 +35,12 @@ def advanced(maker: Callable[..., io.Input], name: str, **fields: Any) -> io.Inp
     return maker(name, **fields, **known(maker, advanced=True))
 
 
+def growing(name: str, each: io.Input, names: list[str]) -> list[io.Input]:
+    """Return sockets of which the page always shows one more than are connected; none where the host has no such."""
+    autogrow: Any = getattr(io, "Autogrow", None)
+    return [autogrow.Input(name, autogrow.TemplateNames(each, names, min=0), optional=True)] if autogrow else []
+
+
 FINEST = 1e-3
 """Steps of a widget below this are shown without rounding."""
 

@@ -23,13 +23,16 @@ Leaf = tuple[str, ...]
 
 
 def definitions(classes: Iterable[Any]) -> Definitions:
-    """What the schemas of node classes say, in the shape that the page reads: node id -> names and tooltips."""
+    """What the schemas of node classes say, in the shape that the page reads: node id -> names and tooltips.
+
+    Inputs that grow are left out: older hosts have none, and the page names each socket itself.
+    """
     return {schema.node_id: _node(schema) for schema in (each.GET_SCHEMA() for each in classes)}
 
 
 def _node(schema: Any) -> Definitions:
     made = {"display_name": schema.display_name, "description": schema.description}
-    made["inputs"] = {each.id: _words(each) for each in schema.inputs}
+    made["inputs"] = {each.id: _words(each) for each in schema.inputs if not hasattr(each, "template")}
     if schema.outputs:
         made["outputs"] = {str(number): _words(each) for number, each in enumerate(schema.outputs)}
     return made

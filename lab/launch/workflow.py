@@ -17,6 +17,15 @@ PASS_THROUGH = frozenset({"Reroute"})
 LARGE = frozenset({"erase_from_flux1", "erase_from_flux2_klein", "erase_from_z_image"})
 """The shipped workflows that cannot be run here: their models are not in the repository."""
 
+VIEW: Json = {"__value__": ["", ""]}
+"""What the page sends for an input that only shows something, as the host's slider over two pictures."""
+
+
+def missing_nodes(workflow: Json, object_info: Json) -> list[str]:
+    """Return the kinds of node in a UI-format workflow that the server lacks, as an older ComfyUI may."""
+    kinds = {node["type"] for node in workflow["nodes"]} - NOTES - PASS_THROUGH
+    return sorted(kinds - set(object_info))
+
 
 class _Graph:
     """A UI-format workflow, indexed by node and by link."""
@@ -65,6 +74,7 @@ def _api_node(node: Json, graph: _Graph, object_info: Json) -> Json:
         raise ValueError(f"The workflow uses the node {node['type']}, which this ComfyUI lacks: install its pack.")
     specs = dict(input_specs(object_info[node["type"]]))
     inputs = _widget_values(node.get("widgets_values") or [], specs)
+    inputs |= {name: VIEW for name, spec in specs.items() if options_of(spec).get("socketless") and name not in inputs}
     for slot in node.get("inputs", []):
         source = graph.source(slot.get("link"))
         if source is not None:
