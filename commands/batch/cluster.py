@@ -15,13 +15,16 @@ from esd_pack.esd.errors import EsdError
 
 from . import host
 from .jobs import Job
-from .ledger import Ledger, Outcome, ledger_at
+from .ledger import Ledger, Outcome, held, ledger_at
 from .queue import Queue
 from .schema import STORE
 from .spec import Resources
 from .work import Host, do
 
-MISSING = "Ray is not installed in this Python: run pip install ray, or leave --ray out for this machine alone."
+MISSING = (
+    "Ray is not installed in this Python: run pip install ray (ray[default] with its dashboard), or leave --ray out "
+    "for this machine alone."
+)
 SECONDS = 0.5
 MOST_REFUSALS = 3
 """So many workers in a row may fail to start their ComfyUI, where no other one runs, before the batch gives up."""
@@ -64,16 +67,19 @@ class EraseWorker:
 
 
 def bring_model(name: str, base: list[Any], folder: Path) -> None:
-    """Write a base file out of the object store, once a node."""
+    """Write a base file out of the object store, once a node: a worker waits for one that is at it."""
     import ray
 
     target = folder / name
-    if target.exists():
-        return
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-    ray.get(base[0]).tofile(unfinished)
-    unfinished.replace(target)
+    with target.with_name(f".{target.name}.lock").open("a+b") as lock:
+        while not held(lock):
+            time.sleep(SECONDS)
+        if target.exists():
+            return
+        unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+        ray.get(base[0]).tofile(unfinished)
+        unfinished.replace(target)
 
 
 @dataclass
