@@ -297,7 +297,10 @@ streamed("blocks streamed: Z-Image, rank 4, keeps", "zimage", rank=4, keeps=["do
 streamed("blocks streamed: Wan in fp8, rank 4", "wan fp8", rank=4)
 streamed("blocks streamed: SDXL, a start in closed form, rank 4", "koala", rank=4, closed_form=True)
 
-FORETOLD = ("256 pixels", "256 pixels, gradient checkpointing on, batch 2", "256 pixels, esd-u, adafactor", "SDXL")
+FORETOLD = (
+    *("256 pixels", "256 pixels, gradient checkpointing on, batch 2", "256 pixels, esd-u, adafactor"),
+    *("SD2.x", "SDXL", "blocks streamed: FLUX.1, rank 4"),
+)
 """Where the peak on the device is held against what was foretold."""
 
 
@@ -393,7 +396,7 @@ def _(world: World) -> Any:
     return world.erase().weights.differences
 
 
-def in_precision(words: str, flag: str) -> None:
+def in_precision(words: str, flag: str, **changes: Any) -> None:
     """A host that loads and computes in a half precision; the CPU is told to compute in it, too."""
 
     def run(world: World) -> Any:
@@ -408,13 +411,16 @@ def in_precision(words: str, flag: str) -> None:
                     stack.enter_context(world.set(world.gpu, name, True))
             with torch.inference_mode():
                 model = world.nodes.CheckpointLoaderSimple().load_checkpoint(base.CHECKPOINT)[0]
-            return world.drawn(model), world.erase(model).weights.differences
+            return world.drawn(model), world.erase(model, **changes).weights.differences
 
     STATES[words] = run
 
 
 in_precision("a host in fp16, a KSampler before", "fp16_unet")
 in_precision("a host in bf16, a KSampler before", "bf16_unet")
+in_precision(
+    "a host in fp16, keeps, gradient checkpointing on", "fp16_unet", keeps=["dog"], gradient_checkpointing="on"
+)
 
 
 def in_state(words: str, name: str) -> None:
