@@ -56,14 +56,8 @@ def test_two_parts_are_merged_judged_and_saved_and_nothing_is_done_again(host, p
     again = batches.at(host, file, "--results", tmp_path / "again")  # whose files the host has in its cache no more
     assert "3 of 3 done" in again.stdout
     first, second = (batches.contents(place) for place in (results, tmp_path / "again"))
-    pictures = {name for name in first if first[name] != second[name]}
-    # where the host notes where it found the parts, and how long the pictures took
-    assert pictures <= {f"jobs/{last.name}/{name}" for name in ("picture.png", "evaluation.json")}
-    told = [
-        json.loads((place / "jobs" / last.name / "evaluation.json").read_text("utf-8"))
-        for place in (results, tmp_path / "again")
-    ]
-    assert told[0] | {"seconds": None} == told[1] | {"seconds": None}
+    others = {name for name in first if first[name] != second[name]}
+    assert others <= {f"jobs/{last.name}/picture.png"}  # where the host notes where it found the parts
 
 
 @pytest.mark.full

@@ -459,15 +459,22 @@ def _(world: World) -> Any:
 
 
 def previewed(world: World) -> Any:
-    """The differences, and the last previews' pictures."""
+    """The differences, and the last previews' pictures; when one is shown the VAE is off the device again."""
     seen: list[Any] = []
     live = world.module("nodes.host.run.status")
     show = live.RunRegistry.show
-    with world.set(
-        live.RunRegistry, "show", lambda self, run, pictures: (seen.append(pictures), show(self, run, pictures))
-    ):
+
+    def watched(self: Any, run: Any, pictures: Any) -> None:
+        seen.append(pictures)
+        loaded = [each.model for each in world.management.current_loaded_models]
+        stayed.append(world.gpu is not None and any(each is world.vae.patcher for each in loaded))
+        show(self, run, pictures)
+
+    stayed: list[bool] = []
+    with world.set(live.RunRegistry, "show", watched):
         erased = world.erase(monitor=world.monitor(preview_every=1, vae=world.vae), keeps=["dog"])
     jpegs = [picture["jpeg"] for picture in seen[-1]]
+    assert not any(stayed), "the VAE stayed on the device"
     assert len(jpegs) == 2 and "preview failed" not in live.registry().runs[-1].message
     return erased.weights.differences, torch.tensor([hash_of(each) for each in jpegs])
 
