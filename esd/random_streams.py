@@ -11,8 +11,8 @@ ASKING, SIDES = 32, 33
 """Which pairs are on a blind sheet, and what is left and right there."""
 
 
-DOUBTING = 2**16
-"""Held-out trajectories of a concept of many that is measured again; the concept's place is added."""
+DOUBTING, DOUBTING_LAST = 2**16, 2**17
+"""Held-out trajectories of a concept of many that is measured again, and once more; the concept's place is added."""
 
 
 def stream_generator(seed: int, stream: int) -> torch.Generator:

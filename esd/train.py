@@ -146,7 +146,7 @@ class Training:
         self.left, is_gone = self._gauge.check(len(self.losses)) if until_gone else (self._gauge.measure(), False)
         if not self.losses and any(each.shown for each in self.left):
             self._start_over()
-            self.left = self._gauge.measure()
+            self.left = self._gauge.measure(is_trained=False)
         check = len(self.losses) // CHECK_EVERY
         if self.step_size and check >= len(self.worst):  # a resumed run may repeat one
             self.step_size.measured(self.left, len(self.losses))

@@ -19,7 +19,7 @@ from .contexts import by_kind, kind_of
 from .denoiser import Condition, Denoiser
 from .drawn import PASSES, shown
 from .examples import TargetSpec, context_specs, target_spec
-from .random_streams import CONFIRMING, DOUBTING, LOOKING, MEASURING, stream_generator
+from .random_streams import CONFIRMING, DOUBTING, DOUBTING_LAST, LOOKING, MEASURING, stream_generator
 from .residual import HeldOut, hold_out, percent_left, residuals_and_drifts
 from .settings import BY_KIND, WHEN_GONE, Settings
 
@@ -202,7 +202,12 @@ class GoneGauge:
         if not measured:
             return True
         other = GoneGauge(self.denoiser, self.conditions, measured, self.settings, CONFIRMING)
-        return all(left.is_within(SLACK) for left in other.measure(is_trained))
+        doubtful = [i for i, left in enumerate(other.measure(is_trained)) if not left.is_within(SLACK)]
+        if closeness(self.concepts) == CLOSE or len(doubtful) > FEW:
+            return not doubtful
+        alone = (([measured[index]], DOUBTING_LAST + index) for index in doubtful)
+        closer = (GoneGauge(self.denoiser, self.conditions, one, self.settings, stream) for one, stream in alone)
+        return all(left.is_within(SLACK) for gauge in closer for left in gauge.measure(is_trained))
 
 
 def closeness(concepts: Sequence[Concept]) -> Closeness:

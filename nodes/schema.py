@@ -36,7 +36,7 @@ def advanced(maker: Callable[..., io.Input], name: str, **fields: Any) -> io.Inp
 
 
 def growing(name: str, each: io.Input, names: list[str]) -> list[io.Input]:
-    """Return sockets of which the page always shows one more than are connected; none where the host has no such."""
+    """Return sockets that the page shows one by one as they are connected; none where the host has no such inputs."""
     autogrow: Any = getattr(io, "Autogrow", None)
     return [autogrow.Input(name, autogrow.TemplateNames(each, names, min=0), optional=True)] if autogrow else []
 

@@ -53,7 +53,10 @@ class LowRankStudent:
 
     @torch.no_grad()
     def begin(self, edits: Mapping[str, Tensor], dtype: torch.dtype) -> None:
-        """Take the nearest B of this rank (truncated SVD); the layers themselves, in any form, multiply by W."""
+        """Take the nearest B of this rank (truncated SVD); the layers themselves, in any form, multiply by W.
+
+        A vector at a time: hosts that compute in fp8 or fp4 round what comes in as a batch.
+        """
         factors = {id(edit): _factors(edit.double(), self.rank) for edit in _distinct(edits.values())}
         for name, edit in edits.items():
             up, down = self._pair(name)
@@ -62,7 +65,7 @@ class LowRankStudent:
             rank, root = min(len(s), down.shape[0]), s.sqrt()
             layer = self.layers[name]
             columns = (u * root).mT[:rank].to(layer.weight.device, dtype)
-            made = layer(columns) - layer(torch.zeros_like(columns[:1]))
+            made = torch.stack([layer(column) for column in columns]) - layer(torch.zeros_like(columns[0]))
             up.zero_()
             down.copy_(drawn)
             if not s.any():

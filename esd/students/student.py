@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -26,6 +26,11 @@ class StudentPlan:
     rank: int = 0
     seed: int = 0
     fixed: tuple[str, ...] = ()
+
+    @property
+    def learning(self) -> StudentPlan:
+        """The same without the weights that stay as a start has made them."""
+        return replace(self, names=tuple(name for name in self.names if name not in self.fixed))
 
     def rows_of(self, name: str, height: int) -> tuple[int, int]:
         """Return the trained rows of a weight that has `height`."""

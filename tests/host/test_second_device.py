@@ -21,7 +21,7 @@ from states import ALLOWED_TO_DIFFER, FORETOLD, RESIDENCY, STATES  # noqa: E402
 
 pytestmark = pytest.mark.full
 
-SECONDS = 3600
+SECONDS = 7200
 SCRIPT = ROOT / "tests" / "support" / "second_device" / "states.py"
 DOCUMENT = ROOT / "docs" / "devices.md"
 

@@ -54,7 +54,7 @@ def test_the_words_of_an_object_do_nothing_and_others_do_as_before(comfy: Any, n
         prompts = prompts_of(chosen, keeps)
         told = encode(plan.host, row.text, prompts, plan.latent_shape, plan.device, guidance_of(plan.settings))
         start = starting_edits(plan, row.text, told, chosen, keeps)
-    assert tuple(start.edits) == INPUTS[name] == tuple(plan.begun) and start.without_styles is start.edits
+    assert tuple(start.edits) == INPUTS[name] == tuple(plan.begun) and not start.without_styles
     denoiser = make_denoiser(plan, lambda samples: None, start.edits)
     x, sigma = torch.randn((1, *plan.latent_shape), generator=torch.Generator().manual_seed(1)), torch.tensor([0.7])
     with torch.no_grad():
@@ -117,6 +117,77 @@ def test_families_whose_prompts_differ_in_length_begin_as_they_are(comfy: Any) -
     for name in ("chroma", "qwen", "zimage", "lumina"):
         row = OTHERS[name]
         assert not make_plan(row.model(), settings_of(row)).settings.closed_form
+
+
+def begun(row: Any, text: Any) -> Any:
+    """The start of a run that erases "cat"."""
+    from esd_pack.esd.concepts import make_concept, prompts_of
+    from esd_pack.esd.until_gone import settled
+    from esd_pack.nodes.host.model.conditioning import encode
+    from esd_pack.nodes.host.run.erase import guidance_of, make_plan
+    from esd_pack.nodes.host.run.start import starting_edits
+
+    chosen, settings = settled([make_concept("cat")], settings_of(row))
+    with torch.inference_mode():
+        plan = make_plan(row.model(), settings)
+        asked = (prompts_of(chosen, []), plan.latent_shape, plan.device, guidance_of(plan.settings))
+        return starting_edits(plan, text, encode(plan.host, text, *asked), chosen, [])
+
+
+class Variant(WordText):
+    """The same words, changed on the way out."""
+
+    def __init__(self, change: Any) -> None:
+        super().__init__(WIDTH, POOLED)
+        self.change = change
+
+    def encode_from_tokens_scheduled(self, text: str) -> list[Any]:
+        return [self.change(text, *super().encode_from_tokens_scheduled(text)[0])]
+
+
+def test_prompts_of_other_lengths_have_no_start(comfy: Any) -> None:
+    """The tokens of one do not stand for those of the other."""
+    longer = Variant(lambda text, told, others: [told if len(text) < 9 else torch.cat([told, told[:, -3:]], 1), others])
+    assert begun(case_of("dev"), longer).edits == {}
+
+
+def test_a_text_encoder_without_a_pooled_embedding_begins_with_its_tokens_alone(comfy: Any) -> None:
+    assert (
+        tuple(begun(case_of("dev"), Variant(lambda _, told, others: [told, {"pooled_output": None}])).edits)
+        == INPUTS["dev"][:1]
+    )
+
+
+def test_of_a_wider_pooled_embedding_what_the_network_takes_counts(comfy: Any) -> None:
+    def wider(text: str, told: torch.Tensor, others: dict[str, Any]) -> list[Any]:
+        return [told, {"pooled_output": torch.cat([others["pooled_output"], told[:, 0]], dim=1)}]
+
+    row, name = case_of("dev"), INPUTS["dev"][1]
+    usual, found = (begun(row, text).edits[name] for text in (row.text, Variant(wider)))
+    assert torch.equal(found, usual) and len(found) == POOLED
+
+
+def test_what_is_remembered_of_a_text_encoder_is_bounded(comfy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from esd_pack.nodes.host.model import text_tokens
+
+    class Patched(Variant):
+        patcher, cond_stage_model = type("Patcher", (), {"patches_uuid": 0})(), torch.nn.Module()
+
+    asked = []
+    text = Patched(lambda text, told, others: (asked.append(text), [told, others])[1])
+    monkeypatch.setattr(text_tokens, "MOST_BYTES", 3 * 4 * (16 * WIDTH + POOLED))
+    for prompt in ("a", "b", "c", "a", "d", "a", "d"):
+        text_tokens.tokens_of(text)(prompt)
+    assert asked == ["a", "b", "c", "d", "a"]
+
+
+def test_ovis_is_no_flux(comfy: Any) -> None:
+    """It normalises the text before the layer that it enters."""
+    from esd_pack.nodes.host.families.flux import _is
+
+    config = {"image_model": "flux", "in_channels": 16, "guidance_embed": False}
+    assert _is("Flux", "flux", False)("Flux", config)
+    assert not _is("Flux", "flux", False)("Flux", {**config, "txt_norm": True})
 
 
 @pytest.mark.parametrize("form", ["difference", "lora"])

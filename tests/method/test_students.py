@@ -40,6 +40,11 @@ def trained(student: Any, network: nn.Module) -> Tensor:
         return network(X)
 
 
+def test_what_is_fixed_is_not_learning() -> None:
+    plan = StudentPlan(("a", "b"), fixed=("b",))
+    assert plan.learning == StudentPlan(("a",), fixed=("b",))
+
+
 @pytest.mark.parametrize("rows", [(), ROWS], ids=["whole", "rows"])
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_student_begins_as_the_base_and_ends_as_its_erasure(
@@ -131,3 +136,21 @@ def test_the_first_factors_of_a_wide_matrix_are_those_of_the_whole(monkeypatch: 
     assert len(some[1]) == 12
     nearest = [(u[:, :4] * s[:4]) @ vh[:4] for u, s, vh in (whole, some)]
     torch.testing.assert_close(nearest[0], nearest[1], rtol=1e-4, atol=1e-6)
+
+
+def test_a_start_beside_layers_that_round_a_batch_is_that_beside_plain_ones() -> None:
+    """As hosts do that compute in fp8 or fp4."""
+
+    class Rounding(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.round() if x.ndim > 1 else x)
+
+    torch.manual_seed(0)
+    plain, rounding = (nn.Sequential(kind(6, 4)) for kind in (nn.Linear, Rounding))
+    rounding.load_state_dict(plain.state_dict())
+    changes = []
+    for network in (plain, rounding):
+        student = LowRankStudent(StudentPlan(("0.weight",), rank=3), network)
+        student.begin({"0.weight": torch.randn((6, 6), generator=torch.Generator().manual_seed(1))}, torch.float32)
+        changes.append(student.erasure("").change("0.weight"))
+    assert torch.equal(*changes) and changes[0].any()

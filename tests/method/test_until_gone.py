@@ -194,6 +194,23 @@ def test_the_few_that_many_leave_are_measured_again_closely():
     assert first > denoiser.passes - before - first == measuring_again_passes(run.concepts[:1] * 5, run.settings) // 4
 
 
+@pytest.mark.parametrize("alone", [-9.0, 0.9])
+def test_what_other_trajectories_doubt_of_many_is_measured_closely(monkeypatch, alone):
+    run, measure = training(*(make_concept(f"cat {i}") for i in range(5))), GoneGauge.measure
+
+    def told(gauge, is_trained):
+        left = measure(gauge, is_trained)
+        first = 0.9 if len(left) == 5 else alone
+        return [
+            replace(each, residuals=dict.fromkeys(each.residuals, first if i == 0 else -9.0))
+            for i, each in enumerate(left)
+        ]
+
+    monkeypatch.setattr(GoneGauge, "measure", told)
+    gauge = GoneGauge(FakeDenoiser(), FakeConditions(), run.concepts, run.settings)
+    assert gauge.confirmed() == (alone < 0)
+
+
 @pytest.mark.parametrize("stop", [1, 9, 10, 11, 20, 25])
 def test_stopped_and_gone_on_with_it_is_bit_for_bit_the_same(tmp_path, stop):
     settings = {"steps": 30, "learning_rate": 3e-3}

@@ -57,8 +57,8 @@ def flux2_mu(tokens: int, steps: int) -> float:
 
 def _is(kind: str, image_model: str, guided: bool) -> Callable[[str, dict[str, Any]], bool]:
     def matches(found: str, config: dict[str, Any]) -> bool:
-        if found != kind or config.get("image_model") != image_model:
-            return False
+        if found != kind or config.get("image_model") != image_model or config.get("txt_norm"):
+            return False  # Ovis-Image has a normalisation where FLUX.1 has none
         _refuse_editing(kind, config)
         return bool(config.get("guidance_embed")) is guided
 

@@ -14,9 +14,12 @@ from torch import Tensor
 from ....esd.closed_form import Tokens
 from .conditioning import require_clip, require_finite
 
+MOST_BYTES = 2**29
+"""What is remembered of one text encoder; the oldest prompts are forgotten first."""
+
 
 def tokens_of(clip: Any) -> Tokens:
-    """Return what gives a prompt's tokens ("n d") as text attention sees them in networks of the UNet kind."""
+    """Return what gives a prompt's tokens ("n d") as the text encoder gives them to the network."""
     told = _told_by(clip)
     return lambda prompt: told(prompt)[0].double()
 
@@ -40,6 +43,8 @@ def _told_by(clip: Any) -> Callable[[str], tuple[Tensor, Tensor]]:
             both = (tokens[0], tokens[0, :0] if pooled is None else pooled[:1])
             require_finite(prompt, both)
             known[prompt] = (both[0].detach().float().cpu(), both[1].detach().float().cpu())
+            while len(known) > 1 and sum(t.nbytes for pair in known.values() for t in pair) > MOST_BYTES:
+                del known[next(iter(known))]
         return known[prompt]
 
     return told

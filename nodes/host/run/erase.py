@@ -174,7 +174,7 @@ def fitted(plan: Plan, conditions: Mapping[str, Condition], keeps: Sequence[Keep
     offload = Offload()
     if need.total > free and gradient_checkpointing and has_memory_of_its_own(plan.device):
         need, free, offload = with_streaming(need, plan.host, plan.device, plan.dtype)
-    log.info("ESD: %s trains %d tensors; memory needed: %s", plan.settings.method, len(plan.names), need)
+    log.info("ESD: %s trains %d tensors; memory needed: %s", plan.settings.method, plan.trained, need)
     ensure_free(need, free, plan.device)
     if offload.streamed:
         log.info("ESD: %s", offload)

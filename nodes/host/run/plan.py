@@ -59,10 +59,14 @@ class Plan:
         rows, first = tuple(self.rows.items()), student_seed(seed) if rank else 0
         return StudentPlan(tuple(self.names), rows, rank, first, tuple(self.begun))
 
+    @property
+    def trained(self) -> int:
+        """The number of tensors that are trained, and not only begun with."""
+        return len(self.names) - len(self.begun)
+
     def __str__(self) -> str:
         """One line for the node."""
-        trained = len(self.names) - len(self.begun)
-        about = f"{self.host.family.name}, {trained} tensors are trained; needs {self.need}"
+        about = f"{self.host.family.name}, {self.trained} tensors are trained; needs {self.need}"
         return "; ".join(filter(None, (about, str(self.offload))))
 
 

@@ -63,8 +63,8 @@ def text_weights(host: HostModel, names: Sequence[str]) -> TextWeights:
 class Start:
     """B (`esd.closed_form`) for each weight that a run begins with changed; none where it begins as it is.
 
-    `without_styles` has the same weights, for where the start leaves a style in the pictures: training the keys and
-    values gets further from the style as it is (docs/quality.md).
+    `without_styles` is for where the start leaves a style in the pictures: training the keys and values gets further
+    from the style as it is (docs/quality.md). What it does not name stays as begun.
     """
 
     edits: Mapping[str, Tensor]
@@ -79,15 +79,18 @@ def starting_edits(
         return Start({}, {})
     weights, settings = text_weights(plan.host, plan.names), plan.settings
     prompts = staying_prompts(concepts, kept_prompts(keeps))
+    if weights.tokens and not _have_one_length(conditions):
+        return Start({}, {})
     tokens = _Text(conditions, "c_crossattn", tokens_of(clip), prompts)
     if weights.tokens:
         edit = tokens.edit(concepts, settings, most_eta=MOST_ETA_AT_INPUT)
         edits = dict.fromkeys(weights.tokens, edit.keys)
-        if weights.pooled:
-            pooled = _Text(conditions, "y", pooled_of(clip), [*prompts, *staying_words(concepts)])
+        if weights.pooled and all("y" in each.tensors for each in conditions.values()):
+            width = plan.host.weights()[weights.pooled[0]].shape[1]
+            pooled = _Text(conditions, "y", pooled_of(clip), [*prompts, *staying_words(concepts)], width)
             edit = pooled.edit(concepts, settings, POOLED_RIDGE, MOST_ETA_AT_INPUT)
             edits |= dict.fromkeys(weights.pooled, edit.keys)
-        return Start(edits, edits)
+        return Start(edits, {})
 
     def edits_for(chosen: Sequence[Concept]) -> dict[str, Tensor]:
         edit = tokens.edit(chosen, settings)
@@ -98,25 +101,42 @@ def starting_edits(
     return Start(edits, edits_for(others) if len(others) < len(concepts) else edits)
 
 
+def _have_one_length(conditions: Mapping[str, Condition]) -> bool:
+    """Whether all prompts have as many tokens: each token of one then stands for one of the other.
+
+    Joint attention sees repeated tokens more often, so longer prompts (SD3: above 77 tokens of T5) are no match.
+    """
+    return len({condition.tensors["c_crossattn"].shape[1] for condition in conditions.values()}) == 1
+
+
 class _Text:
     """One form of what a network is told of prompts, with the second moment of what stays.
 
     Most of these prompts are the same in every run, so the text encoder's answers are remembered.  A text encoder that
-    a model goes without leaves zeros: only the `used` features are solved for.
+    a model goes without leaves zeros: only the `used` features are solved for, among the first `width`, which are all
+    that the network takes of an embedding that is wider.
     """
 
     def __init__(
-        self, conditions: Mapping[str, Condition], name: str, remembered: Tokens, staying: Sequence[str]
+        self,
+        conditions: Mapping[str, Condition],
+        name: str,
+        remembered: Tokens,
+        staying: Sequence[str],
+        width: int | None = None,
     ) -> None:
         self.conditions, self.name, self.remembered = conditions, name, remembered
-        largest = torch.stack([remembered(prompt).abs().amax(0) for prompt in staying]).amax(0)
+        largest = torch.stack([remembered(prompt)[:, :width].abs().amax(0) for prompt in staying]).amax(0)
         self.width, self.used = len(largest), largest > 0
-        self.staying = second_moment(remembered(prompt)[:, self.used] for prompt in staying)  # one at a time
+        self.staying = second_moment(map(self._used_of, map(remembered, staying)))  # one at a time
 
     def __call__(self, prompt: str) -> Tensor:
         told = self.conditions.get(prompt)
         given = told.tensors[self.name].detach().double().cpu() if told else self.remembered(prompt)
-        return given.reshape(-1, self.width)[:, self.used]
+        return self._used_of(given.reshape(-1, given.shape[-1]))
+
+    def _used_of(self, given: Tensor) -> Tensor:
+        return given[:, : self.width][:, self.used]
 
     def edit(
         self, concepts: Sequence[Concept], settings: Settings, ridge: float = RIDGE, most_eta: float = MOST_ETA
