@@ -194,8 +194,9 @@ FIELDS: dict[str, Field] = {
     ),
     "closed_form": Field(
         True,
-        "Begin with text keys and values from ridge regression, which takes no pass of the network, and train from "
-        "there. Most concepts are gone at once. Off begins with the model's own weights, as published. "
+        "Begin with text keys and values from ridge regression (SD3, FLUX.1: the layers that text enters first), which "
+        "takes no pass of the network, and train from there. On the small test models most concepts are gone at once. "
+        "Off begins with the model's own weights, as published. "
         "For SD1.x, SD2.x, SDXL, SD3 and FLUX.1, with methods that train text attention.",
         rare=True,
     ),
