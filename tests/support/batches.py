@@ -12,6 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from commands.playground import world
 
 from .paths import NAME, ROOT
@@ -68,10 +71,26 @@ def done(results: Path) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in results.glob("jobs/*/job.json")}
 
 
+PICTURE, OTHERS = "picture.png", ("job.json", "picture.png")
+
+
 def contents(results: Path) -> dict[str, str]:
-    """The bits of everything that jobs made, but for their records, which hold seconds."""
-    files = [path for path in results.glob("jobs/*/*") if path.is_file() and path.name != "job.json"]
+    """The bits of everything that jobs made, but for their records, which hold seconds, and their pictures."""
+    files = [path for path in results.glob("jobs/*/*") if path.is_file() and path.name not in OTHERS]
     return {path.relative_to(results).as_posix(): hashlib.sha256(_bits(path)).hexdigest() for path in files}
+
+
+def look_alike(results: Path, others: Path) -> bool:
+    """Whether the pictures of two batches differ nowhere by more than a level of 255.
+
+    A picture's sums are in another order where others were drawn beside it; a job of which another one has drawn some
+    pictures before draws the rest alone.
+    """
+    places = [
+        sorted(path.relative_to(place) for path in place.glob(f"jobs/*/{PICTURE}")) for place in (results, others)
+    ]
+    pairs = [[np.asarray(Image.open(place / path)).astype(int) for place in (results, others)] for path in places[0]]
+    return places[0] == places[1] and all(np.abs(one - other).max() <= 1 for one, other in pairs)
 
 
 def _bits(path: Path) -> bytes:
