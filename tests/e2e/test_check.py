@@ -16,6 +16,7 @@ import torch
 from commands import check, compare, findings, graph, places, report, talk
 from commands.recipe import CONCEPT, SEED, Recipe, others
 from lab.launch import arguments
+from lab.launch.server import Server
 
 pytestmark = pytest.mark.full
 
@@ -286,3 +287,37 @@ def test_a_whole_check(host, comfy_path, tmp_path):
 def test_the_issue_forms_ask_for_the_report():
     forms = [path.read_text("utf-8") for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*report.yml")]
     assert len(forms) == 2 and all("commands/check.py" in form and "render: json" in form for form in forms)
+
+
+ATTACHED = """
+import sys
+sys.path.append({folder!r})
+import comfy.model_management
+import second_device
+gpu = second_device.attach(comfy.model_management)
+gpu.fp16 = gpu.bf16 = False
+comfy.model_management.get_torch_device_name = str
+"""
+"""Before the host's own start: its GPU is the second device, whose memory is counted; half precision takes minutes."""
+
+
+def test_a_whole_check_on_the_second_device(comfy_path, tmp_path):
+    """Trained there as on the CPU here, in as much memory as was foretold; before, least and after are told."""
+    extension = tmp_path / "base" / "custom_nodes" / "second_device"
+    extension.mkdir(parents=True)
+    folder = str(ROOT / "tests" / "support" / "second_device")
+    (extension / "prestartup_script.py").write_text(ATTACHED.format(folder=folder), encoding="utf-8")
+    (extension / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}\n", encoding="utf-8")
+    few, target = ("--steps", "20", "--pictures", "4", "--others", "4"), tmp_path / "report.json"
+    with Server(comfy_path, tmp_path / "base", arguments=["--cpu", "--use-pytorch-cross-attention"]) as server:
+        server.wait()
+        variables = {"COMFYUI_PATH": str(comfy_path)}
+        done = checked("--url", server.url, "--json", str(target), *few, variables=variables)
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads(target.read_text("utf-8"))
+    run, memory = figures["runs"][check.AUTO], figures["memory"]
+    assert run["device"].startswith("simgpu") and run["cosine"] > 0.99
+    assert 0.85 <= run["memory_peak"] / run["memory_foretold"] <= 1.15
+    assert memory["before"]["vram_free"] >= memory["after"]["vram_free"] > memory["least"]["vram_free"]
+    assert figures["judged"]["kept"] == {"before": 4, "after": 4, "of": 4} and figures["left"] == []
+    assert figures["judged"]["erased"]["before"] == 4 and figures["judged"]["erased"]["after"] <= 1
