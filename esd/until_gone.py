@@ -203,7 +203,7 @@ class GoneGauge:
             return True
         other = GoneGauge(self.denoiser, self.conditions, measured, self.settings, CONFIRMING)
         doubtful = [i for i, left in enumerate(other.measure(is_trained)) if not left.is_within(SLACK)]
-        if closeness(self.concepts) == CLOSE or len(doubtful) > FEW:
+        if closeness(measured) == CLOSE or len(doubtful) > FEW:
             return not doubtful
         alone = (([measured[index]], DOUBTING_LAST + index) for index in doubtful)
         closer = (GoneGauge(self.denoiser, self.conditions, one, self.settings, stream) for one, stream in alone)
