@@ -72,7 +72,7 @@ def bring_model(name: str, base: list[Any], folder: Path) -> None:
 
     target = folder / name
     target.parent.mkdir(parents=True, exist_ok=True)
-    with target.with_name(f".{target.name}.lock").open("a+b") as lock:
+    with (folder.parent / ".models.lock").open("a+b") as lock:
         while not held(lock):
             time.sleep(SECONDS)
         if target.exists():
