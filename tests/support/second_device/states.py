@@ -467,7 +467,7 @@ def previewed(world: World) -> Any:
     def watched(self: Any, run: Any, pictures: Any) -> None:
         seen.append(pictures)
         loaded = [each.model for each in world.management.current_loaded_models]
-        stayed.append(world.gpu is not None and any(each is world.vae.patcher for each in loaded))
+        stayed.append(world.vae.device.type != "cpu" and any(each is world.vae.patcher for each in loaded))
         show(self, run, pictures)
 
     stayed: list[bool] = []
