@@ -181,8 +181,7 @@ class GoneGauge:
         again = list(left)
         for index in doubtful:
             if index not in self._closer:
-                alone = [self.concepts[index]]
-                self._closer[index] = GoneGauge(self.denoiser, self.conditions, alone, self.settings, DOUBTING + index)
+                self._closer[index] = self._other([self.concepts[index]], DOUBTING + index)
             (again[index],) = self._closer[index].measure(is_trained)
         return again
 
@@ -201,13 +200,16 @@ class GoneGauge:
         measured = [concept for concept in self.concepts if not is_style(concept)]
         if not measured:
             return True
-        other = GoneGauge(self.denoiser, self.conditions, measured, self.settings, CONFIRMING)
-        doubtful = [i for i, left in enumerate(other.measure(is_trained)) if not left.is_within(SLACK)]
+        left = self._other(measured, CONFIRMING).measure(is_trained)
+        doubtful = [index for index, each in enumerate(left) if not each.is_within(SLACK)]
         if closeness(measured) == CLOSE or len(doubtful) > FEW:
             return not doubtful
-        alone = (([measured[index]], DOUBTING_LAST + index) for index in doubtful)
-        closer = (GoneGauge(self.denoiser, self.conditions, one, self.settings, stream) for one, stream in alone)
-        return all(left.is_within(SLACK) for gauge in closer for left in gauge.measure(is_trained))
+        closer = (self._other([measured[index]], DOUBTING_LAST + index).measure(is_trained) for index in doubtful)
+        return all(each.is_within(SLACK) for (each,) in closer)
+
+    def _other(self, concepts: Sequence[Concept], seed_stream: int) -> GoneGauge:
+        """Return a gauge of some of these concepts, on trajectories of its own."""
+        return GoneGauge(self.denoiser, self.conditions, concepts, self.settings, seed_stream)
 
 
 def closeness(concepts: Sequence[Concept]) -> Closeness:

@@ -53,7 +53,7 @@ def test_one_more_erasure_is_merged_for_each_socket_that_grew(shown, host, vue):
     shown.evaluate(MAKE, [NODES, LINKS])
     assert shown.evaluate(GROWN) == ["more.weights_5"]
     shown.evaluate(CONNECT)
-    shown.wait_for_function("(grown) => eval(grown)().length === 2", arg=GROWN)
+    shown.wait_for_function(f"() => ({GROWN})().length === 2")
     assert shown.evaluate(GROWN) == ["more.weights_5", "more.weights_6"]
     saved = shown.evaluate("id => JSON.stringify({...window.app.graph.serialize(), id})", str(uuid4()))
     browser.load(shown, json.loads(saved))

@@ -183,11 +183,11 @@ def test_what_is_remembered_of_a_text_encoder_is_bounded(comfy: Any, monkeypatch
 
 def test_ovis_is_no_flux(comfy: Any) -> None:
     """It normalises the text before the layer that it enters."""
-    from esd_pack.nodes.host.families.flux import _is
+    from esd_pack.nodes.host.families import FAMILIES
 
     config = {"image_model": "flux", "in_channels": 16, "guidance_embed": False}
-    assert _is("Flux", "flux", False)("Flux", config)
-    assert not _is("Flux", "flux", False)("Flux", {**config, "txt_norm": True})
+    assert [family.name for family in FAMILIES if family.matches("Flux", config)] == ["FLUX.1 schnell"]
+    assert [family.name for family in FAMILIES if family.matches("Flux", {**config, "txt_norm": True})] == []
 
 
 @pytest.mark.parametrize("form", ["difference", "lora"])

@@ -64,16 +64,14 @@ def estimate(
     on: Stage, settings: Settings, device: torch.device, gradient_checkpointing: bool, streams: int = 1
 ) -> MemoryEstimate:
     """Return what a run with these settings takes on the device beside copied weights; keeps are a second stream."""
-    all_shapes, shapes = (parameter_shapes(each, dict(on.weights)) for each in (on.student, on.student.learning))
+    every, learning = (parameter_shapes(each, dict(on.weights)) for each in (on.student, on.student.learning))
     prompts = 3 if settings.sampler_model == "student" else 2  # of a trajectory, or of its targets
     together = min(prompts * settings.trajectory_batch, max_samples(on.latent, device))
     called = (training_bytes(on, streams * settings.batch_size, gradient_checkpointing), sampling_bytes(on, together))
-    state = sum(map(OPTIMIZERS[settings.optimizer].state_bytes, shapes))
-    added = (
-        4 if settings.gradient_accumulation_steps > 1 else 0
-    )  # gradients outlive a call only where they are added up
-    values, learning = (sum(map(math.prod, each)) for each in (all_shapes, shapes))
-    return MemoryEstimate(student=4 * values + added * learning + int(state), activations=max(called))
+    student = 4 * sum(map(math.prod, every)) + int(sum(map(OPTIMIZERS[settings.optimizer].state_bytes, learning)))
+    if settings.gradient_accumulation_steps > 1:  # gradients outlive a call only where they are added up
+        student += 4 * sum(map(math.prod, learning))
+    return MemoryEstimate(student=student, activations=max(called))
 
 
 def copied_bytes(host: HostModel, device: torch.device, dtype: torch.dtype) -> dict[str, int]:
