@@ -27,6 +27,7 @@ from .base import DATABASE, prepare_base
 Event = Json
 FINAL_EVENTS = ("execution_success", "execution_error", "execution_interrupted")
 LOCAL = "127.0.0.1"
+TIED = Path(__file__).with_name("tied.py")
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Server(Address):
                 self._command(arguments),
                 cwd=host,
                 env=_environment(),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # closed when this process ends, and the server ends with it
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 **_own_group(),
@@ -92,7 +93,7 @@ class Server(Address):
         atexit.register(self.stop)
 
     def _command(self, arguments: Sequence[str]) -> list[str]:
-        command = [sys.executable, "main.py", "--listen", LOCAL, "--port", str(self.port)]
+        command = [sys.executable, str(TIED), "main.py", "--listen", LOCAL, "--port", str(self.port)]
         command += ["--base-directory", str(self.base), "--database-url", DATABASE]
         models = self.base / "extra_model_paths.yaml"
         if models.exists():
