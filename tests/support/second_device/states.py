@@ -500,6 +500,20 @@ def _(world: World) -> Any:
     return found
 
 
+@state("a preview for which the host makes room, the trained MODEL loaded before")
+def _(world: World) -> Any:
+    def tight(self: Any, *args: Any) -> Any:
+        if world.gpu is None:
+            return decode(self, *args)
+        room = 64 if world.driver else 1
+        with world.set(world.gpu, "total", second_device.allocated() + room * 2**20):
+            return decode(self, *args)
+
+    before, decode = world.drawn(), type(world.vae).decode
+    with world.set(type(world.vae), "decode", tight):
+        return before, *previewed(world), world.drawn()
+
+
 class Stop(Exception):
     """Ends a run in the middle."""
 
@@ -541,17 +555,18 @@ def _(world: World) -> Any:
     raise AssertionError("the run was not cancelled")
 
 
-@state("saved as difference, official and as a checkpoint")
+@state("saved as difference, official and as a checkpoint, which take no memory of the device")
 def _(world: World) -> Any:
     erased = world.erase()
     saving, exports = world.module("nodes.host.files.save"), world.module("nodes.host.files.export")
-    paths = [
-        saving.save_erasure(f"out/{form}", exports.Export(erased.weights, {}, world.model, 2), {}, form)[0]
-        for form in ("difference", "official")
-    ]
     source = world.output.parent / "models" / "checkpoints" / base.CHECKPOINT
     parts = saving.Parts(erased.model, world.real_clip, world.vae, source)
-    paths.append(saving.save_checkpoint("out/whole", parts, erased.weights, {}, "as source")[0])
+    with second_device.limited(second_device.allocated()):
+        paths = [
+            saving.save_erasure(f"out/{form}", exports.Export(erased.weights, {}, world.model, 2), {}, form)[0]
+            for form in ("difference", "official")
+        ]
+        paths.append(saving.save_checkpoint("out/whole", parts, erased.weights, {}, "as source")[0])
     found = [int(hashlib.sha256(path.read_bytes()).hexdigest()[:8], 16) for path in paths]
     for path in paths:
         path.unlink()
@@ -640,50 +655,89 @@ ALLOWED_TO_DIFFER: tuple[str, ...] = ()
 PROMPTS = {"positive": "cat", "negative": ""}
 
 
-def shortage(words: str, place: Callable[[World], tuple[Any, str]]) -> None:
+@contextmanager
+def no_room_in(world: World, thing: Any, name: str) -> Iterator[None]:
+    """The device has no byte more than is taken while a function runs."""
+    original = getattr(thing, name)
+
+    def short(*args: Any, **kwargs: Any) -> Any:
+        if any(getattr(each, "is_meta", False) for each in args):
+            return original(*args, **kwargs)
+        gc.collect()
+        with second_device.limited(second_device.allocated()):
+            return original(*args, **kwargs)
+
+    with world.set(thing, name, short):
+        yield
+
+
+def shortage(words: str, place: Callable[[World], tuple[Any, str]], **changes: Any) -> None:
     """A state in which the device's memory ends in a call of the run, and the next run is fine."""
 
     def run(world: World) -> Any:
-        if world.gpu is None:
-            return world.erase().weights.differences
-        thing, name = place(world)
-        original = getattr(thing, name)
-
-        def short(*args: Any, **kwargs: Any) -> Any:
-            if any(getattr(each, "is_meta", False) for each in args):
-                return original(*args, **kwargs)
-            gc.collect()
-            with second_device.limited(second_device.allocated()):
-                return original(*args, **kwargs)
-
-        with world.set(thing, name, short):
-            words = refused(world)
-        assert "Memory ran out" in words, words
-        world.clear()
-        left = second_device.allocated() - world.left_by_the_host
-        assert left == 0, f"{left} bytes are left"
-        return world.erase().weights.differences
+        if world.gpu is not None:
+            fails_for_want_of_room(world, *place(world), **changes)
+        return world.erase(**changes).weights.differences
 
     STATES[words] = run
 
 
-def refused(world: World) -> str:
+def fails_for_want_of_room(world: World, thing: Any, name: str, **changes: Any) -> None:
+    """Hold that a run without room in a call says so, and leaves nothing on the device."""
+    with no_room_in(world, thing, name):
+        words = refused(world, **changes)
+    assert "Memory ran out" in words, words
+    world.clear()
+    left = second_device.allocated() - world.left_by_the_host
+    assert left == 0, f"{left} bytes are left"
+
+
+def refused(world: World, **changes: Any) -> str:
     """How a run fails that must; the error, which holds all that the run held, goes."""
     try:
-        world.erase(method="esd-u", monitor=world.monitor())
+        world.erase(monitor=world.monitor(), **changes)
     except world.module("esd.errors").EsdError as found:
         return str(found)
     return "it did not fail"
 
 
 shortage(
-    "memory runs out where weights are copied", lambda world: (world.module("nodes.host.run.erase"), "make_denoiser")
+    "memory runs out where weights are copied",
+    lambda world: (world.module("nodes.host.run.erase"), "make_denoiser"),
+    method="esd-u",
+)
+shortage(
+    "memory runs out where a start in closed form is made",
+    lambda world: (world.module("nodes.host.run.erase"), "make_denoiser"),
+    closed_form=True,
 )
 shortage("memory runs out in a trajectory", lambda world: (world.module("esd.trajectory"), "euler_step"))
 shortage(
     "memory runs out in a network call", lambda world: (world.module("nodes.host.model.denoiser").HostDenoiser, "_call")
 )
+shortage("memory runs out in backward", lambda world: (torch.Tensor, "backward"))
 shortage("memory runs out in the optimiser", lambda world: (torch.optim.AdamW, "step"))
+
+
+@state("memory runs out in the text encoder, on the device")
+def _(world: World) -> Any:
+    if world.gpu is not None:
+        with world.set(world.real_clip.patcher, "load_device", world.gpu.device):
+            encode = type(world.real_clip), "encode_from_tokens_scheduled"
+            fails_for_want_of_room(world, *encode, clip=world.real_clip)
+    return world.erase(clip=world.real_clip).weights.differences
+
+
+@state("memory runs out in a preview")
+def _(world: World) -> Any:
+    monitor = world.monitor(preview_every=1, vae=world.vae)
+    if world.gpu is None:
+        return world.erase(monitor=monitor).weights.differences
+    with no_room_in(world, type(world.vae), "decode"):
+        found = world.erase(monitor=monitor).weights.differences
+    said = world.module("nodes.host.run.status").registry().runs[-1].message
+    assert "preview failed" in said and "Memory ran out" in said, said
+    return found
 
 
 def run(world: World, name: str) -> dict[str, Any]:
