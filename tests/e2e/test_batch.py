@@ -8,12 +8,15 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from safetensors import safe_open
 
 from commands.batch import jobs, spec
 from esd_pack.esd.erasure import Erasure
 from esd_pack.esd.merge import BY_PROMPTS, merge
+from lab.launch.server import Server
 from support import batches
+from support.gpu_server import gpu_server
 from support.paths import ROOT
 
 MERGED = {
@@ -82,6 +85,33 @@ def test_the_page_opens_a_job_s_graph_and_would_run_the_same(page, tmp_path):
         }
         for number, node in job.graph.items():
             assert {name: shown[number]["inputs"].get(name) for name in node["inputs"]} == node["inputs"], number
+
+
+@pytest.mark.full
+def test_two_servers_share_the_jobs_and_give_the_bits_of_one(host, comfy_path, tmp_path):
+    file = batches.jobs_file(tmp_path, batches.objects(5))
+    with Server(comfy_path, host.base, arguments=["--cpu"]) as other:
+        both = batches.at(host, file, "--url", other.wait().url, "--results", tmp_path / "both")
+        used = [len(server.get("/history")) for server in (host, other)]
+    assert "5 of 5 done, 0 failed." in both.stdout and all(used), both.stdout + both.stderr
+    assert "5 of 5 done" in batches.at(host, file, "--results", tmp_path / "one").stdout
+    assert batches.contents(tmp_path / "both") == batches.contents(tmp_path / "one")
+    assert batches.look_alike(tmp_path / "both", tmp_path / "one")
+
+
+@pytest.mark.full
+def test_on_the_second_device_a_batch_gives_what_it_gives_on_the_cpu(host, comfy_path, tmp_path):
+    file = batches.jobs_file(tmp_path, ["cat", "rocket"])
+    with gpu_server(comfy_path, tmp_path / "base") as server:
+        ended = batches.at(server, file, "--results", tmp_path / "gpu")
+    assert "2 of 2 done, 0 failed." in ended.stdout, ended.stdout + ended.stderr
+    assert "2 of 2 done" in batches.at(host, file, "--results", tmp_path / "cpu").stdout
+    for job in jobs.jobs_of(spec.load(file)):
+        found = [erasure_in(tmp_path / arm / "jobs" / job.name / "difference.safetensors") for arm in ("gpu", "cpu")]
+        flat = [torch.cat([each.differences[name].flatten() for name in each.names]) for each in found]
+        assert torch.cosine_similarity(*flat, dim=0) > 0.99
+        records = [json.loads((tmp_path / arm / "jobs" / job.name / "job.json").read_text()) for arm in ("gpu", "cpu")]
+        assert records[0]["figures"]["found"] == records[1]["figures"]["found"]
 
 
 def test_mistakes_end_the_command_with_one_sentence(tmp_path):

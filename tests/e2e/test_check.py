@@ -16,7 +16,7 @@ import torch
 from commands import check, compare, findings, graph, places, report, talk
 from commands.recipe import CONCEPT, SEED, Recipe, others
 from lab.launch import arguments
-from lab.launch.server import Server
+from support.gpu_server import gpu_server
 
 pytestmark = pytest.mark.full
 
@@ -289,28 +289,10 @@ def test_the_issue_forms_ask_for_the_report():
     assert len(forms) == 2 and all("commands/check.py" in form and "render: json" in form for form in forms)
 
 
-ATTACHED = """
-import sys
-sys.path.append({folder!r})
-import comfy.model_management
-import second_device
-gpu = second_device.attach(comfy.model_management)
-gpu.fp16 = gpu.bf16 = False
-comfy.model_management.get_torch_device_name = str
-"""
-"""Before the host's own start: its GPU is the second device, whose memory is counted; half precision takes minutes."""
-
-
 def test_a_whole_check_on_the_second_device(comfy_path, tmp_path):
     """Trained there as on the CPU here, in as much memory as was foretold; before, least and after are told."""
-    extension = tmp_path / "base" / "custom_nodes" / "second_device"
-    extension.mkdir(parents=True)
-    folder = str(ROOT / "tests" / "support" / "second_device")
-    (extension / "prestartup_script.py").write_text(ATTACHED.format(folder=folder), encoding="utf-8")
-    (extension / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}\n", encoding="utf-8")
     few, target = ("--steps", "20", "--pictures", "4", "--others", "4"), tmp_path / "report.json"
-    with Server(comfy_path, tmp_path / "base", arguments=["--cpu", "--use-pytorch-cross-attention"]) as server:
-        server.wait()
+    with gpu_server(comfy_path, tmp_path / "base") as server:
         variables = {"COMFYUI_PATH": str(comfy_path)}
         done = checked("--url", server.url, "--json", str(target), *few, variables=variables)
     assert done.returncode == 0, done.stdout + done.stderr
