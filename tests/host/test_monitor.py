@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import urllib.error
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from esd_pack.esd import until_gone
 from support.graphs import Graph
 from support.short_runs import STEPS, EventRecorder, erase, module
 from support.tiny import broken
@@ -172,6 +174,24 @@ class TestPreviews:
     def test_their_cost_is_said(self, world, runs, told):
         erase(world, preview_every=3)
         assert any("a preview takes" in m["message"] for m in told.messages)
+
+
+class TestWhyItEnds:
+    """What a run says at its end, when it is to go on until all is gone."""
+
+    def test_what_is_left_is_said_with_the_cure(self, world, runs, told):
+        for steps, said in (
+            (10, r"before all was gone \(cat \d+ % left\): raise steps, "),
+            (9, "what is left was measured"),
+        ):
+            erase(world, stop="when gone", steps=steps, learning_rate=1e-8)
+            assert re.search(said, told.messages[-1]["message"]), told.messages[-1]["message"]
+
+    def test_what_was_found_gone_once_is_not_said_to_be_left(self, world, runs, told, monkeypatch):
+        gone = until_gone.Left("cat", {"cat": -0.2}, {"cat": 0.0})
+        monkeypatch.setattr(until_gone.GoneGauge, "check", lambda *_: ([gone], False))
+        erase(world, stop="when gone", steps=10)
+        assert "ended before a second measurement found all of it gone" in told.messages[-1]["message"]
 
 
 class TestFinishNow:

@@ -249,8 +249,12 @@ def _ending(training: Training) -> str:
     rate = f", learning rate {training.step_size.pace.rate:.1e}" if training.step_size else ""
     if training.is_gone:
         return f"gone after {len(training.losses)} steps{rate}"
+    if not training.left:
+        return "the steps ended before what is left was measured: raise steps"
     left = ", ".join(f"{each.prompt:.40} {each.percent} %" for each in training.left if not each.is_gone)
-    return f"the steps ended before all was gone ({left} left{rate}): raise steps, learning_rate or eta" if left else ""
+    if not left:
+        return f"the steps ended before a second measurement found all of it gone{rate}: raise steps"
+    return f"the steps ended before all was gone ({left} left{rate}): raise steps, learning_rate or eta"
 
 
 SIDE_TASKS = {
