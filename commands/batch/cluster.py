@@ -1,25 +1,24 @@
-"""A batch on a Ray cluster: each worker is an actor whose process is a ComfyUI; lost ones are replaced."""
+"""A batch on a Ray cluster: the driver hires workers, gives them jobs, and replaces those that are lost."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from commands.places import ROOT
-from commands.talk import ServerError
 from esd_pack.esd.errors import EsdError
 
 from . import host
 from .jobs import Job
-from .ledger import Ledger, Outcome, held, ledger_at
+from .ledger import Ledger, Outcome
 from .queue import Queue
 from .schema import STORE
 from .spec import Resources
-from .work import Host, do
+from .worker import EraseWorker
 
 MISSING = (
     "Ray is not installed in this Python: run pip install ray (ray[default] with its dashboard), or leave --ray out "
@@ -29,57 +28,13 @@ SECONDS = 0.5
 MOST_REFUSALS = 3
 """So many workers in a row may fail to start their ComfyUI, where no other one runs, before the batch gives up."""
 
+MOST_DOUBLINGS = 10
+"""Of the time from one worker that could not start to the next try: from a second to some nine minutes."""
+
+UNSEEN_SECONDS = 60.0
+"""How long a result is looked for that a worker says it has written: NFS clients may not see it for half a minute."""
+
 PASSED_ON = ("OMP_NUM_THREADS", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-
-
-class EraseWorker:
-    """What runs on a node: a ComfyUI in this process, and one job at a time."""
-
-    def __init__(self, place: host.Place, results: str) -> None:
-        """Start nothing yet, so that what goes wrong can be told."""
-        self.place, self.results = place, results
-        self.host: Host | None = None
-        self.held: object = None
-
-    def prepare(self) -> str:
-        """Start the host; returns why that cannot be, or nothing."""
-        import ray
-
-        try:
-            slot, self.held = host.free_slot(self.place.scratch)
-            address = host.start(self.place, slot)
-        except (ServerError, OSError) as error:
-            return str(error)
-        node = ray.get_runtime_context().get_node_id()[:8]
-        self.host = Host(f"node {node}, process {os.getpid()}", address, slot / "output")
-        return ""
-
-    def do(self, job: Job, parts: Mapping[str, Job], base: list[Any]) -> Outcome:
-        """Do a job, once its base file is here."""
-        if self.host is None:
-            raise RuntimeError("prepare comes first")
-        try:
-            if base and self.place.models:
-                bring_model(job.model, base, self.place.models)
-        except OSError as error:
-            return Outcome(job.key, "failed", host=self.host.name, reason=f"{job.model} could not be written ({error})")
-        return do(job, self.host, ledger_at(self.results), parts, lambda job, stage: None)
-
-
-def bring_model(name: str, base: list[Any], folder: Path) -> None:
-    """Write a base file out of the object store, once a node: a worker waits for one that is at it."""
-    import ray
-
-    target = folder / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / ".models.lock").open("a+b") as lock:
-        while not held(lock):
-            time.sleep(SECONDS)
-        if target.exists():
-            return
-        unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-        ray.get(base[0]).tofile(unfinished)
-        unfinished.replace(target)
 
 
 @dataclass
@@ -109,6 +64,11 @@ class Cluster:
     refusals: list[str] = field(default_factory=list)
     stored: dict[str, list[Any]] = field(default_factory=dict)
     hired: int = 0
+    hire_after: float = 0.0
+    """When workers are hired again; later each time that one could not start, so that a broken node costs little."""
+
+    unseen: list[tuple[float, Job, Outcome]] = field(default_factory=list)
+    """Jobs that were done, with the time until which their results are looked for."""
 
     def run(self, tick: Callable[[], None]) -> None:
         """Do all jobs; `tick` is called on the way."""
@@ -118,6 +78,7 @@ class Cluster:
             while not self.queue.is_over:
                 self._hire()
                 self._give()
+                self._look_again()
                 for task in self._ended():
                     self._end(task, self.workers.pop(task))
                 if len(self.refusals) >= MOST_REFUSALS and not any(each.is_ready for each in self._all()):
@@ -145,7 +106,9 @@ class Cluster:
         """Fill the room that the cluster has now, which grows and shrinks."""
         import ray
 
-        room = room_for(self.resources, ray.cluster_resources())
+        if time.monotonic() < self.hire_after:
+            return
+        room = room_for(self.resources, nodes())
         open_jobs = len(self.queue.waiting) + len(self.queue.running)
         wanted = min(open_jobs, room, self.most or room)
         for _ in range(wanted - len(self.workers) - len(self.idle)):
@@ -167,8 +130,8 @@ class Cluster:
             self.idle.remove(worker)
             try:
                 base = self._base_of(job.model)
-            except (EsdError, OSError) as error:
-                self.queue.end(Outcome(job.key, "failed", reason=str(error)))
+            except Exception as error:  # noqa: BLE001 - the object store may be full in several ways
+                self.queue.end(Outcome(job.key, "failed", reason=_sentence_of(error)))
                 self.idle.append(worker)
                 continue
             worker.job = job
@@ -192,7 +155,8 @@ class Cluster:
 
             path = self.find_model(model)
             require_fitting(path, self.resources.largest_gb)
-            self.stored[model] = [ray.put(numpy.fromfile(path, numpy.uint8))]
+            seconds = int(path.stat().st_mtime)
+            self.stored[model] = [ray.put(numpy.fromfile(path, numpy.uint8)), seconds]
         return self.stored[model]
 
     def _end(self, task: Any, worker: Hired) -> None:
@@ -202,10 +166,16 @@ class Cluster:
         job, worker.job = worker.job, None
         try:
             told = ray.get(task)
+        except ray.exceptions.RayTaskError as error:  # the worker is well; its code met what nobody foresaw
+            told = _sentence_of(error.cause)
+            if job:
+                told = Outcome(job.key, "failed", host=worker.name, reason=told)
         except ray.exceptions.RayError as error:
-            told = str(error).strip().partition("\n")[0] or type(error).__name__
+            told = _sentence_of(error)
         if job is None and told:
             self.refusals.append(told)
+            self.hire_after = time.monotonic() + SECONDS * 2 ** min(len(self.refusals), MOST_DOUBLINGS)
+            self.queue.note(f"a worker could not start: {told}")
         elif job:
             told = told if isinstance(told, Outcome) else Outcome(job.key, "lost", host=worker.name, reason=told)
             self._end_job(job, told)
@@ -218,22 +188,54 @@ class Cluster:
             self.refusals.clear()
         self.idle.append(worker)
 
-    def _end_job(self, job: Job, outcome: Outcome) -> None:
+    def _end_job(self, job: Job, outcome: Outcome, until: float | None = None) -> None:
         """Believe what is in the results, not what was said: a worker may be lost after its job was done."""
-        kept = self.ledger.found(job)
-        if kept is None and outcome.is_done:
-            reason = f"its result is not in {self.ledger.place} as seen from here: name a folder that all nodes share"
-            outcome = replace(outcome, state="failed", reason=reason)
-        self.queue.end(kept or outcome)
+        until, kept, why = until or time.monotonic() + UNSEEN_SECONDS, None, "name a folder that all nodes share"
+        try:
+            kept = self.ledger.found(job)
+        except Exception as error:  # noqa: BLE001 - a URL's network may raise anything
+            why = _sentence_of(error)
+        if kept or not outcome.is_done:
+            self._close(job, kept or outcome)
+        elif time.monotonic() < until:
+            self.unseen.append((until, job, outcome))
+        else:
+            reason = f"its result is not in {self.ledger.place} as seen from here: {why}"
+            self._close(job, replace(outcome, state="failed", reason=reason))
+
+    def _look_again(self) -> None:
+        """Take up results that were not seen at once."""
+        waited, self.unseen = self.unseen, []
+        for until, job, outcome in waited:
+            self._end_job(job, outcome, until)
+
+    def _close(self, job: Job, outcome: Outcome) -> None:
+        self.queue.end(outcome)
         if not self.queue.has_open(job.model):
             self.stored.pop(job.model, None)
 
 
-def room_for(resources: Resources, cluster: Mapping[str, float]) -> int:
-    """Return how many workers a cluster has room for."""
+def _sentence_of(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def nodes() -> list[Mapping[str, float]]:
+    """Return what each node of the cluster has."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def room_for(resources: Resources, cluster: Sequence[Mapping[str, float]]) -> int:
+    """Return how many workers the nodes of a cluster have room for; none is on two."""
     asked = {"CPU": resources.cpus, "GPU": resources.gpus, "memory": resources.memory_gb * 2**30}
-    rooms = [int(cluster.get(name, 0) // amount) for name, amount in asked.items() if amount]
-    return min(rooms, default=int(cluster.get("CPU", 1)))
+    return sum(
+        min(
+            (int(node.get(name, 0) // amount) for name, amount in asked.items() if amount),
+            default=int(node.get("CPU", 0)),
+        )
+        for node in cluster
+    )
 
 
 def require_fitting(path: Path, largest_gb: float) -> None:
@@ -265,10 +267,11 @@ def connect(address: str) -> None:
 
 def require_room(resources: Resources) -> None:
     """Raise EsdError where no node of the cluster could ever take a worker."""
-    import ray
-
-    if not room_for(resources, ray.cluster_resources()):
+    if resources.gpus > 1 and resources.gpus % 1:
+        raise EsdError(f"A worker cannot take {resources.gpus:g} GPUs: under ray, gpus is a part of one, or whole.")
+    if not room_for(resources, nodes()):
         asked = f"{resources.gpus:g} GPUs, {resources.cpus:g} CPUs and {resources.memory_gb:g} GB"
         raise EsdError(
-            f"The cluster has no room for a worker of {asked}: ask for less under ray in the file (gpus: 0 for CPUs)."
+            f"No node of the cluster has room for a worker of {asked}: ask for less under ray in the file "
+            "(gpus: 0 for CPUs)."
         )

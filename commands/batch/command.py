@@ -6,8 +6,8 @@ import argparse
 import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace, starts: Callable[[], Sequence[Start]], plac
     jobs = jobs_of(batch)
     ledger = ledger_at(results)
     done = {job.key: outcome for job in jobs if (outcome := ledger.found(job))}
-    _print_plan(batch, jobs, done, options)
+    _print_plan(batch, jobs, done, options, options.workers or (1 if options.ray else len(starts())))
     print(f"Results: {ledger.place}")
     if options.dry_run:
         return _write_graphs(ledger, jobs)
@@ -71,10 +71,10 @@ def _chosen(jobs: Sequence[Job], done: Mapping[str, Outcome], first: int | None)
 
 
 def _print_plan(
-    batch: spec.Batch, jobs: Sequence[Job], done: Mapping[str, Outcome], options: argparse.Namespace
+    batch: spec.Batch, jobs: Sequence[Job], done: Mapping[str, Outcome], options: argparse.Namespace, hosts: int
 ) -> None:
     files = {model: path for model in batch.models if (path := _model_file(model, options)) is not None}
-    plans = plan.plan_of(batch, jobs, done, files, max(1, options.workers or len(options.url or [URL])))
+    plans = plan.plan_of(batch, jobs, done, files, max(1, hosts))
     print(show.table(plan.HEAD, plan.lines_of(plans)))
 
 
@@ -146,11 +146,11 @@ def absolute(ledger: Ledger) -> Ledger:
 
 
 def cluster_place(found: host.Place, resources: spec.Resources, options: argparse.Namespace) -> host.Place:
-    """Return where a worker's ComfyUI is, and where it may write on its node."""
-    scratch = (options.scratch or Path(tempfile.gettempdir()) / "esd-batch").absolute()
-    models = scratch / "models" if resources.base_files == STORE else options.models and options.models.absolute()
+    """Return where a worker's ComfyUI is, and where it may write on its node (`Place.on_this_node`)."""
+    scratch = options.scratch.absolute() if options.scratch else Path()
+    models = Path("models") if resources.base_files == STORE else options.models and options.models.absolute()
     device = () if resources.gpus or "--cpu" in found.arguments else ("--cpu",)
-    return host.Place(found.comfy, found.base, scratch, models, (*found.arguments, *device))
+    return replace(found, scratch=scratch, models=models, arguments=(*found.arguments, *device))
 
 
 def _required_file(model: str, options: argparse.Namespace) -> Path:

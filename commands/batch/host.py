@@ -9,10 +9,11 @@ import json
 import os
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,13 @@ class Place:
     models: Path | None = None
     """A further folder of checkpoints."""
     arguments: tuple[str, ...] = ()
+    make_base: Callable[[Path], Path] | None = None
+    """Makes the base in a worker's own folder, where no node has one yet."""
+
+    def on_this_node(self) -> Place:
+        """Return the same with folders of this node: the scratch below its temporary folder, the models below that."""
+        scratch = Path(tempfile.gettempdir()) / "esd-batch" / self.scratch
+        return replace(self, scratch=scratch, models=scratch / self.models if self.models else None)
 
 
 def free_slot(scratch: Path) -> tuple[Path, object]:
@@ -75,6 +83,8 @@ def command_line(place: Place, slot: Path, port: int) -> list[str]:
 
 def start(place: Place, slot: Path) -> Address:
     """Start the host and return once it answers; a process can do that once."""
+    if place.make_base:
+        place = replace(place, base=place.make_base(slot))
     port = _free_port()
     before = sys.argv
     sys.argv = command_line(place, slot, port)

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -90,7 +91,7 @@ class FolderLedger:
         """Read the record, where there is one."""
         try:
             return read_record((self._folder(job) / RECORD).read_text("utf-8"), job)
-        except OSError:
+        except (OSError, UnicodeDecodeError):
             return None
 
     @contextlib.contextmanager
@@ -103,21 +104,33 @@ class FolderLedger:
             shutil.rmtree(folder, ignore_errors=True)
 
     def commit(self, job: Job, staging: Path, outcome: Outcome) -> Outcome:
-        """Rename the staging folder, which takes no time and no room."""
+        """Rename the staging folder, which takes no time and no room; its files are on the disk before."""
         (staging / RECORD).write_text(record_of(job, outcome), encoding="utf-8")
         staging.chmod(0o755)
+        for path in staging.rglob("*"):
+            if path.is_file():
+                _to_disk(path)
+        folder = self._folder(job)
         try:
-            os.rename(staging, self._folder(job))
+            os.rename(staging, folder)
         except OSError:
             if kept := self.found(job):  # a worker that was taken for lost was first
                 return kept
-            raise
+            self._put_aside(folder)  # a folder without a record that can be read
+            os.rename(staging, folder)
         return outcome
+
+    def _put_aside(self, folder: Path) -> None:
+        """Take a folder's name away at once, then remove it: one that is renamed meanwhile stays whole."""
+        aside = folder.with_name(f".gone-{uuid.uuid4().hex}")
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(folder, aside)
+            shutil.rmtree(aside, ignore_errors=True)
 
     def sweep(self) -> None:
         """Remove what workers that were killed left half-gathered."""
         for path in (self.root / "jobs").glob(".*-*"):
-            shutil.rmtree(path, ignore_errors=True)
+            self._put_aside(path)
 
     def fetch(self, job: Job, name: str, to: Path) -> None:
         """Copy the file."""
@@ -207,6 +220,12 @@ def read_record(text: str, job: Job) -> Outcome | None:
     except (ValueError, LookupError, TypeError):
         return None
     return outcome if outcome.key == job.key and found.get("format") == FORMAT else None
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file is on the disk, not in the system's memory alone."""
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager

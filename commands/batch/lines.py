@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,7 @@ def parse(text: str, name: str) -> Document:
 
     lines: dict[Where, int] = {}
     try:
-        root = yaml.compose(text, yaml.SafeLoader)
+        root = yaml.compose(text, _loader())
         data = _value(root, (), lines, name) if root is not None else None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
@@ -71,7 +73,23 @@ def _value(node: Any, where: Where, lines: dict[Where, int], name: str) -> Any:
         return [_value(each, (*where, place), lines, name) for place, each in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, where, lines, name)
-    return yaml.SafeLoader("").construct_object(node)
+    try:
+        return _loader()("").construct_object(node)
+    except ValueError as error:  # a date that there is not
+        raise EsdError(f"{name}, line {line}: {error}: put it in quotes, or correct it.") from error
+
+
+@cache
+def _loader() -> Any:
+    """Return YAML's safe loader, for which 1e-5 is a number, as in YAML 1.2, and not a text."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Plain values only."""
+
+    pattern = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", pattern, list("-+.0123456789"))
+    return Loader
 
 
 def _mapping(node: Any, where: Where, lines: dict[Where, int], name: str) -> dict[str, Any]:

@@ -35,17 +35,21 @@ class Queue:
         self.waiting = [job for job in jobs if job.key not in done]
         self.running: dict[str, Running] = {}
         self.losses: dict[str, int] = {}
+        self.notes: list[str] = []
+        """What is to be told beside the jobs' ends."""
         self.changed = threading.Condition()
         self.start = time.monotonic()
 
     @property
     def is_over(self) -> bool:
         """Whether every job has an outcome."""
-        return not self.waiting and not self.running
+        with self.changed:
+            return not self.waiting and not self.running
 
     def has_open(self, model: str) -> bool:
         """Whether a job of a model waits or runs."""
-        return any(job.model == model for job in [*self.waiting, *(each.job for each in self.running.values())])
+        with self.changed:
+            return any(job.model == model for job in [*self.waiting, *(each.job for each in self.running.values())])
 
     def take(self, host: str, loaded: str = "") -> Job | None:
         """Give a host its next job, of the model that it has loaded where there is one; None where none can begin."""
@@ -71,6 +75,11 @@ class Queue:
                 self.waiting.remove(job)
                 reason = f"{self.jobs[missing[0]].title} failed, which is a part of it"
                 self.outcomes[job.key] = Outcome(job.key, "failed", reason=reason)
+
+    def note(self, words: str) -> None:
+        """Have something told once."""
+        if words not in self.notes:
+            self.notes.append(words)
 
     def tell(self, job: Job, stage: str) -> None:
         """Note how far a job is."""
@@ -102,7 +111,8 @@ class Queue:
 
     def seconds_left(self) -> float | None:
         """Return the time that the rest will take by the passes done here; None before the first job is done."""
-        fresh = [o for key, o in self.outcomes.items() if o.is_done and key not in self.earlier]
-        passes = sum(self.jobs[outcome.key].passes for outcome in fresh)
-        rest = sum(job.passes for job in self.waiting) + sum(each.job.passes for each in self.running.values()) / 2
+        with self.changed:
+            fresh = [o for key, o in self.outcomes.items() if o.is_done and key not in self.earlier]
+            passes = sum(self.jobs[outcome.key].passes for outcome in fresh)
+            rest = sum(job.passes for job in self.waiting) + sum(each.job.passes for each in self.running.values()) / 2
         return (time.monotonic() - self.start) / passes * rest if passes else None

@@ -24,7 +24,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def summary(queue: Queue) -> str:
     """Return how far the batch is, in one line."""
-    done = sum(outcome.is_done for outcome in queue.outcomes.values())
+    done = sum(outcome.is_done for outcome in list(queue.outcomes.values()))
     failed = len(queue.outcomes) - done
     left = queue.seconds_left()
     words = f"{done} of {len(queue.jobs)} done, {failed} failed, {len(queue.running)} running"
@@ -49,6 +49,7 @@ class Screen:
     def __init__(self, queue: Queue, say: Callable[[str], None]) -> None:
         """Choose how to show it; `say` writes a plain line where there is no live table."""
         self.queue, self.say, self.told, self.shown = queue, say, set(queue.earlier), 0.0
+        self.noted = 0
         self.live = self._live() if sys.stdout.isatty() else None
 
     def __enter__(self) -> Screen:
@@ -90,6 +91,9 @@ class Screen:
                 self._say(
                     f"{outcome.state:<6} {self.queue.jobs[key].title}  {outcome.reason or clock(outcome.seconds)}"
                 )
+        for words in self.queue.notes[self.noted :]:
+            self.noted += 1
+            self._say(words)
         if not self.live and time.monotonic() - self.shown > PLAIN_SECONDS:
             self.shown = time.monotonic()
             self._say(summary(self.queue))

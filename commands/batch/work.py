@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import shutil
 import time
 import urllib.error
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from commands import talk
 from commands.places import metadata_of
+from esd_pack.esd.errors import EsdError
 
 from .jobs import Job, part_name
 from .ledger import GRAPH, Ledger, Outcome
@@ -46,13 +48,11 @@ class Host:
 
 def do(job: Job, host: Host, ledger: Ledger, parts: Mapping[str, Job], progress: Progress) -> Outcome:
     """Do a job that is not done; its outcome says what failed. Nothing is raised but what ends the batch."""
-    kept = ledger.found(job)
-    if kept:
-        return kept
     start = time.monotonic()
     try:
-        with ledger.staging(job) as staging:
-            _bring_parts(job, host, ledger, parts)
+        if kept := ledger.found(job):
+            return kept
+        with ledger.staging(job) as staging, _parts_at(job, host, ledger, parts):
             outputs = _run(job, host, progress)
             if _was_gathered_before(job, host, outputs):
                 host.address.post("/free", {"free_memory": True})
@@ -63,6 +63,8 @@ def do(job: Job, host: Host, ledger: Ledger, parts: Mapping[str, Job], progress:
             return ledger.commit(job, staging, outcome)
     except (*GONE, talk.ServerError) as error:
         state, reason = _state_of(host, error), str(error)
+    except EsdError as error:
+        state, reason = "failed", str(error)
     except OSError as error:
         cure = "make room or allow writing, and run the same command again"
         state, reason = "failed", f"its files could not be written ({error.strerror or error}): {cure}"
@@ -83,9 +85,11 @@ def _state_of(host: Host, error: Exception) -> str:
     return "failed"
 
 
-def _bring_parts(job: Job, host: Host, ledger: Ledger, parts: Mapping[str, Job]) -> None:
-    """Put the erasures that are to be merged where the host opens them."""
+@contextlib.contextmanager
+def _parts_at(job: Job, host: Host, ledger: Ledger, parts: Mapping[str, Job]) -> Iterator[None]:
+    """Put the erasures that are to be merged where the host opens them; those that no other job needs go afterwards."""
     if not job.needs:
+        yield
         return
     if host.output is None:
         raise talk.ServerError(
@@ -98,6 +102,12 @@ def _bring_parts(job: Job, host: Host, ledger: Ledger, parts: Mapping[str, Job])
         unfinished = target.with_suffix(f".{job.key}")
         ledger.fetch(parts[key], "difference.safetensors", unfinished)
         unfinished.replace(target)
+    try:
+        yield
+    finally:
+        for key in job.needs:
+            if not any(key in other.needs for other in parts.values() if other.key != job.key):
+                (folder / part_name(key)).unlink(missing_ok=True)
 
 
 def _run(job: Job, host: Host, progress: Progress) -> Json:

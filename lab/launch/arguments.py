@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,15 +121,26 @@ def demo_parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _AtServer(argparse.ArgumentParser):
+    """A parser that leaves what follows the first -- to ComfyUI, as `comfyui`."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse what comes before; argparse by itself takes no words after an option's for another argument."""
+        words = list(sys.argv[1:] if args is None else args)
+        end = words.index("--") if "--" in words else len(words)
+        options = super().parse_args(words[:end], namespace)
+        options.comfyui = words[end + 1 :]
+        return options
+
+
 def _at_a_server(
     command: str, add_options: Callable[[argparse.ArgumentParser], None], example: str = ""
 ) -> argparse.ArgumentParser:
     """Return a parser with these options, whose last arguments, after --, go to ComfyUI."""
-    parser = argparse.ArgumentParser(prog=f"run.py {command}", description=_sentence(command))
+    parser = _AtServer(prog=f"run.py {command}", description=_sentence(command))
     add_options(parser)
     shown = " ".join(filter(None, (command, example)))
     parser.epilog = f"Arguments after -- go to ComfyUI as they are, for example: run.py {shown} -- --lowvram"
-    parser.add_argument("comfyui", nargs="*", metavar="-- ARGUMENT", help=argparse.SUPPRESS)
     return parser
 
 

@@ -17,6 +17,8 @@ from .base import prepare_base
 from .server import Server, device_arguments
 
 BASE = RUN / "batch"
+VISIBLE = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
+"""Which GPUs a process sees, on ROCm and on CUDA."""
 
 
 def main(options: argparse.Namespace) -> int:
@@ -29,24 +31,25 @@ def starts(options: argparse.Namespace) -> Sequence[Start]:
     if options.url:
         return command.starts_at(options)
     device = [] if "--cpu" in options.comfyui else device_arguments()
-    if device:
-        return [partial(_server, 0, [*device, *options.comfyui])]
-    return [partial(_server, number, [*chosen, *options.comfyui]) for number, chosen in enumerate(gpus(options))]
+    arguments = [*device, *options.comfyui]
+    return [partial(_server, number, arguments, variables) for number, variables in enumerate(gpus(options))]
 
 
-def gpus(options: argparse.Namespace) -> list[list[str]]:
-    """Return the words that give each GPU to a server of its own; none of them where there is one GPU or no choice."""
+def gpus(options: argparse.Namespace) -> list[dict[str, str]]:
+    """Return the variables that give each GPU to a server of its own; none where there is one, or it is chosen."""
     import torch
 
     count = torch.cuda.device_count()
-    if "--cpu" in options.comfyui or count < 2:
-        return [[]]
-    return [["--cuda-device", str(number)] for number in range(count)]
+    if count < 2 or {"--cpu", "--cuda-device"} & {word.partition("=")[0] for word in options.comfyui}:
+        return [{}]
+    name = next((each for each in VISIBLE if os.environ.get(each)), VISIBLE[-1])
+    visible = os.environ.get(name) or ",".join(map(str, range(count)))
+    return [{name: number.strip()} for number in visible.split(",")[:count]]
 
 
-def _server(number: int, arguments: list[str]) -> Host:
+def _server(number: int, arguments: list[str], variables: dict[str, str]) -> Host:
     """Start a server; another one in its place where it ended before."""
-    server = Server(Path(os.environ["COMFYUI_PATH"]), BASE / str(number), arguments=arguments)
+    server = Server(Path(os.environ["COMFYUI_PATH"]), BASE / str(number), arguments=arguments, variables=variables)
     try:
         server.wait()
     except BaseException:
@@ -56,6 +59,10 @@ def _server(number: int, arguments: list[str]) -> Host:
 
 
 def place(options: argparse.Namespace) -> host.Place:
-    """Return the same ComfyUI for the workers of a cluster, with the models of a base folder."""
+    """Return the same ComfyUI for the workers of a cluster, each with a base folder on its node."""
     comfy = Path(os.environ["COMFYUI_PATH"])
-    return host.Place(comfy, prepare_base(BASE / "cluster", comfy), Path(), None, tuple(options.comfyui))
+    return host.Place(comfy, None, Path(), None, tuple(options.comfyui), partial(_base_in, comfy))
+
+
+def _base_in(comfy: Path, slot: Path) -> Path:
+    return prepare_base(slot / "base", comfy)

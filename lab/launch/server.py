@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -74,7 +74,14 @@ class Server(Address):
     The server runs under this process's Python. Use it in a `with` statement, or call `stop`.
     """
 
-    def __init__(self, host: Path, base: Path, port: int | None = None, arguments: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        host: Path,
+        base: Path,
+        port: int | None = None,
+        arguments: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         """Start the server of the ComfyUI tree `host`; `arguments` go to its command line as they are."""
         self.base = prepare_base(Path(base), Path(host))
         self.port = port or free_port()
@@ -84,7 +91,7 @@ class Server(Address):
             self.process = subprocess.Popen(
                 self._command(arguments),
                 cwd=host,
-                env=_environment(),
+                env={**_environment(), **(variables or {})},
                 stdin=subprocess.PIPE,  # closed when this process ends, and the server ends with it
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -38,6 +38,7 @@ def test_two_parts_are_merged_judged_and_saved_and_nothing_is_done_again(host, p
     file, results = batches.jobs_file(tmp_path, ["cat", "rocket"], **MERGED), tmp_path / "results"
     ended = batches.at(host, file, "--results", results)
     assert ended.returncode == 0 and "3 of 3 done, 0 failed." in ended.stdout, ended.stdout + ended.stderr
+    assert not list((host.base / "output" / "esd").glob("batch-*"))  # the parts went when they were merged
     from esd_pack.nodes.host.model.text_tokens import tokens_of
 
     one, other, last = jobs.jobs_of(spec.load(file))

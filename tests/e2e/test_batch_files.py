@@ -55,6 +55,7 @@ def test_the_schema_in_the_documents_is_the_one_that_checks():
         ("models: [a]\nconcepts: [{concept: x, group: g}]", 'line 2: "x" has a group: take it away'),
         ("models: [a]\nconcepts:\n- {concept: x, erase_from: x}", 'line 3: "erase from" equals the concept'),
         (SHORT + "contexts: {templates: [a photo]}", 'The template "a photo" does not say where'),
+        (SHORT + "keep: [2024-99-99]", "line 3: month must be in 1..12: put it in quotes"),
         (SHORT + "keep: 5", 'line 3: keep is "5": it must be a list'),
         ("a: [", "line 1: "),
         ("a: b: c", "line 1: mapping values are not allowed here"),
@@ -191,6 +192,26 @@ def test_a_result_is_there_whole_or_not_at_all_and_the_first_one_stays(tmp_path,
     else:
         assert (tmp_path / "graphs" / "x.json").is_file()
         assert [path.name for path in (tmp_path / "jobs").iterdir()] == [job.name]
+
+
+@pytest.mark.parametrize("record", [b"", b"\xff", None])
+def test_a_folder_without_a_record_that_can_be_read_is_replaced(tmp_path, record):
+    ledger, (job, *_) = ledger_at(str(tmp_path)), made(SHORT)
+    folder = tmp_path / "jobs" / job.name
+    folder.mkdir()
+    (folder / "old").touch()
+    if record is not None:
+        (folder / "job.json").write_bytes(record)
+    assert ledger.found(job) is None
+    with ledger.staging(job) as staging:
+        ledger.commit(job, staging, Outcome(job.key, "done"))
+    assert ledger.found(job) and [path.name for path in folder.iterdir()] == ["job.json"]
+    assert [path.name for path in (tmp_path / "jobs").iterdir()] == [job.name]
+
+
+def test_a_number_may_be_written_with_an_exponent():
+    (variant,) = batch(SHORT + "settings: {learning_rate: 1e-5}").variants
+    assert variant.settings.learning_rate == 1e-5
 
 
 def test_an_unknown_kind_of_url_says_so():

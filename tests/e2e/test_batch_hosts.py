@@ -70,10 +70,23 @@ def test_without_ray_it_says_what_to_install(monkeypatch):
 
 
 def test_each_gpu_gets_a_host_of_its_own(monkeypatch):
+    def given(*words: str) -> list[dict[str, str]]:
+        return launch.gpus(arguments.batch_parser().parse_args(["jobs.yaml", *words]))
+
+    name = "CUDA_VISIBLE_DEVICES"
+    monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert launch.gpus(arguments.batch_parser().parse_args([])) == [["--cuda-device", "0"], ["--cuda-device", "1"]]
+    assert given() == [{name: "0"}, {name: "1"}]
+    monkeypatch.setenv(name, "2, GPU-8f")
+    assert given() == [{name: "2"}, {name: "GPU-8f"}]
+    assert given("--", "--cuda-device", "1") == given("--", "--cuda-device=1") == given("--", "--cpu") == [{}]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert launch.gpus(arguments.batch_parser().parse_args([])) == [[]]
+    assert given() == [{}]
+
+
+def test_what_follows_two_dashes_goes_to_the_host_wherever_it_stands():
+    parsed = arguments.batch_parser().parse_args(["jobs.yaml", "--first", "1", "--", "--cpu", "--", "x"])
+    assert (parsed.first, parsed.comfyui) == (1, ["--cpu", "--", "x"])
 
 
 def test_two_hosts_share_the_jobs_and_each_keeps_to_its_model(tmp_path, monkeypatch):
@@ -106,6 +119,51 @@ def test_a_host_that_cannot_start_leaves_the_jobs_to_the_other(tmp_path, monkeyp
     queue = Queue(listed(), {})
     machine.Machine(queue, ledger_at(str(tmp_path)), [broken, lambda: work.Host("two", None, None)]).run(lambda: None)
     assert all(outcome.is_done for outcome in queue.outcomes.values())
+
+
+def test_results_that_cannot_be_asked_for_fail_a_job_and_not_the_batch(tmp_path, monkeypatch):
+    ledger, asked = ledger_at(str(tmp_path)), []
+
+    def found(job):
+        asked.append(job)
+        raise PermissionError("403") if len(asked) == 1 else KeyError("no such bucket")
+
+    monkeypatch.setattr(ledger, "found", found)
+    queue = Queue(listed("models: [a]\nconcepts: [cat, dog]\n"), {})
+    machine.Machine(queue, ledger, [lambda: work.Host("one", None, None)]).run(lambda: None)
+    reasons = [outcome.reason for outcome in queue.outcomes.values()]
+    assert queue.is_over and len(reasons) == 2 and any("no such bucket" in each for each in reasons), reasons
+
+
+def test_a_result_that_is_seen_late_is_waited_for(tmp_path, monkeypatch):
+    ledger, (job,) = ledger_at(str(tmp_path)), listed("models: [a]\nconcepts: [cat]\n")
+    queue = Queue([job], {})
+    driver = cluster.Cluster(queue, ledger, None, spec.Resources(), Path)
+    queue.take("worker")
+    driver._end_job(job, Outcome(job.key, "done"))
+    driver._look_again()
+    assert not queue.is_over and len(driver.unseen) == 1
+    with ledger.staging(job) as staging:
+        ledger.commit(job, staging, Outcome(job.key, "done", host="late"))
+    driver._look_again()
+    assert queue.is_over and queue.outcomes[job.key].host == "late"
+
+
+def test_a_result_that_is_never_seen_has_failed(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "UNSEEN_SECONDS", -1.0)
+    (job,) = listed("models: [a]\nconcepts: [cat]\n")
+    queue = Queue([job], {})
+    driver = cluster.Cluster(queue, ledger_at(str(tmp_path)), None, spec.Resources(), Path)
+    queue.take("worker")
+    driver._end_job(job, Outcome(job.key, "done"))
+    assert "name a folder that all nodes share" in queue.outcomes[job.key].reason
+
+
+def test_no_worker_is_on_two_nodes():
+    node = {"CPU": 8.0, "GPU": 1.0, "memory": 16.0 * 2**30}
+    assert cluster.room_for(spec.Resources(gpus=2), [node, node]) == 0
+    assert cluster.room_for(spec.Resources(gpus=0.5, cpus=4), [node, {"CPU": 4.0}, node]) == 4
+    assert cluster.room_for(spec.Resources(gpus=0, cpus=3, memory_gb=10), [node, node]) == 2
 
 
 def test_a_mistake_of_the_user_s_is_not_tried_again():
