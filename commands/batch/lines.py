@@ -84,12 +84,10 @@ def _loader() -> Any:
     """Return YAML's safe loader, for which 1e-5 is a number, as in YAML 1.2, and not a text."""
     import yaml
 
-    class Loader(yaml.SafeLoader):
-        """Plain values only."""
-
+    made: Any = type("Loader", (yaml.SafeLoader,), {})
     pattern = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", pattern, list("-+.0123456789"))
-    return Loader
+    made.add_implicit_resolver("tag:yaml.org,2002:float", pattern, list("-+.0123456789"))
+    return made
 
 
 def _mapping(node: Any, where: Where, lines: dict[Where, int], name: str) -> dict[str, Any]:
