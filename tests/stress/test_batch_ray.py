@@ -139,3 +139,11 @@ def test_a_cluster_without_room_says_what_to_ask_for(cluster, tmp_path):
     jobs = batches.jobs_file(tmp_path, batches.objects(1), ray={"gpus": 1})
     said, _ = start(cluster, jobs, tmp_path / "results", tmp_path / "scratch").communicate(timeout=300)
     assert "ask for less under ray" in said and "Traceback" not in said, said
+
+
+def test_a_comfyui_that_does_not_start_is_tried_thrice_and_says_why(cluster, tmp_path):
+    jobs = batches.jobs_file(tmp_path, batches.objects(2), **SHARED)
+    words = ("--ray", cluster.address, "--results", tmp_path / "results", "--", "--no-such-option")
+    said, _ = batches.start(jobs, *words).communicate(timeout=300)
+    assert said.count("a worker could not start: ComfyUI at") == 1, said
+    assert "0 of 2 done, 2 failed" in said and "Traceback" not in said
