@@ -88,7 +88,7 @@ def test_the_page_opens_a_job_s_graph_and_would_run_the_same(page, tmp_path):
             assert {name: shown[number]["inputs"].get(name) for name in node["inputs"]} == node["inputs"], number
 
 
-@pytest.mark.full
+@pytest.mark.nightly
 def test_two_servers_share_the_jobs_and_give_the_bits_of_one(host, comfy_path, tmp_path):
     file = batches.jobs_file(tmp_path, batches.objects(5))
     with Server(comfy_path, host.base, arguments=["--cpu"]) as other:
@@ -100,7 +100,7 @@ def test_two_servers_share_the_jobs_and_give_the_bits_of_one(host, comfy_path, t
     assert batches.look_alike(tmp_path / "both", tmp_path / "one")
 
 
-@pytest.mark.full
+@pytest.mark.nightly
 def test_on_the_second_device_a_batch_gives_what_it_gives_on_the_cpu(host, comfy_path, tmp_path):
     file = batches.jobs_file(tmp_path, ["cat", "rocket"])
     with gpu_server(comfy_path, tmp_path / "base") as server:
