@@ -43,14 +43,15 @@ def run(options: argparse.Namespace, starts: Callable[[], Sequence[Start]], plac
     jobs = jobs_of(batch)
     ledger = ledger_at(results)
     done = {job.key: outcome for job in jobs if (outcome := ledger.found(job))}
-    _print_plan(batch, jobs, done, options, options.workers or (1 if options.ray else len(starts())))
+    here = [] if options.ray else starts()
+    _print_plan(batch, jobs, done, options, max(1, options.workers or len(here)))
     print(f"Results: {ledger.place}")
     if options.dry_run:
         return _write_graphs(ledger, jobs)
     chosen = _chosen(jobs, done, options.first)
     if all(job.key in done for job in chosen):
         return _end(batch.name, ledger, jobs, done)
-    with alone(results), _runner(options, batch, starts, place) as runner:
+    with alone(results), _runner(options, batch, here, place) as runner:
         ledger.sweep()
         queue = Queue(chosen, {job.key: done[job.key] for job in chosen if job.key in done})
         try:
@@ -74,7 +75,7 @@ def _print_plan(
     batch: spec.Batch, jobs: Sequence[Job], done: Mapping[str, Outcome], options: argparse.Namespace, hosts: int
 ) -> None:
     files = {model: path for model in batch.models if (path := _model_file(model, options)) is not None}
-    plans = plan.plan_of(batch, jobs, done, files, max(1, hosts))
+    plans = plan.plan_of(batch, jobs, done, files, hosts)
     print(show.table(plan.HEAD, plan.lines_of(plans)))
 
 
@@ -120,12 +121,12 @@ def _end(name: str, ledger: Ledger, jobs: Sequence[Job], outcomes: Mapping[str, 
 def _runner(
     options: argparse.Namespace,
     batch: spec.Batch,
-    starts: Callable[[], Sequence[Start]],
+    here: Sequence[Start],
     place: Callable[[], host.Place],
 ) -> Iterator[Runner]:
     """Return what does the jobs: the hosts of this machine, or a cluster."""
     if not options.ray:
-        yield lambda queue, ledger, tick: Machine(queue, ledger, starts()).run(tick)
+        yield lambda queue, ledger, tick: Machine(queue, ledger, here).run(tick)
         return
     from . import cluster
 

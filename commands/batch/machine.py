@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from commands.talk import ServerError
 
 from .jobs import Job
-from .ledger import Ledger, Outcome
+from .ledger import Ledger
 from .queue import Queue
 from .work import Host, do
 
@@ -57,7 +57,7 @@ class Machine:
                 if job is None:
                     self.stop.wait(SECONDS)
                     continue
-                outcome = self._done(job, host)
+                outcome = do(job, host, self.ledger, self.queue.jobs, self._progress)
                 loaded = job.model
                 if outcome.state == "lost":
                     host.stop()
@@ -70,15 +70,6 @@ class Machine:
         finally:
             if host:
                 host.stop()
-
-    def _done(self, job: Job, host: Host) -> Outcome:
-        """Do a job; what nobody foresaw fails it, or no other thread would ever find the batch over."""
-        try:
-            return do(job, host, self.ledger, self.queue.jobs, self._progress)
-        except Stopped:
-            raise
-        except Exception as error:  # noqa: BLE001 - a ledger's network may raise anything
-            return Outcome(job.key, "failed", host=host.name, reason=f"{type(error).__name__}: {error}")
 
     def _progress(self, job: Job, stage: str) -> None:
         if self.stop.is_set():

@@ -97,12 +97,12 @@ def _parts_at(job: Job, host: Host, ledger: Ledger, parts: Mapping[str, Job]) ->
         )
     folder = host.output / "esd"
     folder.mkdir(parents=True, exist_ok=True)
-    for key in job.needs:
-        target = folder / part_name(key)
-        unfinished = target.with_suffix(f".{job.key}")
-        ledger.fetch(parts[key], "difference.safetensors", unfinished)
-        unfinished.replace(target)
     try:
+        for key in job.needs:
+            target = folder / part_name(key)
+            unfinished = target.with_suffix(f".{job.key}")
+            ledger.fetch(parts[key], "difference.safetensors", unfinished)
+            unfinished.replace(target)
         yield
     finally:
         for key in job.needs:

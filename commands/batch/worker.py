@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from commands.talk import ServerError
-from esd_pack.esd.errors import EsdError
 
 from . import host
 from .jobs import Job
@@ -48,12 +47,9 @@ class EraseWorker:
         try:
             if base and self.place.models:
                 bring_model(job.model, base, self.place.models)
-            ledger = ledger_at(self.results)
         except OSError as error:
             return Outcome(job.key, "failed", host=self.host.name, reason=f"{job.model} could not be written ({error})")
-        except EsdError as error:
-            return Outcome(job.key, "failed", host=self.host.name, reason=str(error))
-        return do(job, self.host, ledger, parts, lambda job, stage: None)
+        return do(job, self.host, ledger_at(self.results), parts, lambda job, stage: None)
 
 
 def bring_model(name: str, base: list[Any], folder: Path) -> None:
